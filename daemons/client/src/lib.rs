@@ -1,0 +1,1 @@
+//! Async FastDFS client: connection pools, tracker and storage operations, fail-over.

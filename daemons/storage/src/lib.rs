@@ -1,0 +1,1 @@
+//! The FastDFS storage: keeps files on disk and serves them.

@@ -1,0 +1,1 @@
+//! The FastDFS command-line tools, under the names their users know.

@@ -1,0 +1,1 @@
+//! What a user copies: quickstart, client code.

@@ -1,0 +1,1 @@
+//! fdfs-mount: a FastDFS cluster as an ordinary POSIX directory.

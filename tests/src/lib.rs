@@ -1,0 +1,1 @@
+//! Cluster and mount harness; end-to-end, fault, conformance and benchmark programs.
