@@ -1,6 +1,7 @@
 //! Reading of config files and asking for values.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::value::{parse_bool, parse_duration, parse_size};
 /// How deep files may include each other.
 const MAX_INCLUDE_DEPTH: usize = 16;
 /// How many entries all files together may have: a bound for includes that multiply.
-const MAX_ENTRIES: usize = 65_536;
+const MAX_ENTRIES: usize = 1 << 20;
 
 /// One `key = value`, and where it stands.
 #[derive(Debug, Clone)]
@@ -51,6 +52,8 @@ pub struct Ini {
     file: Rc<Path>,
     entries: Vec<Entry>,
     strays: Vec<(Rc<Path>, usize, String)>,
+    // Indexes of each section's entries: data files have thousands of sections.
+    sections: HashMap<Rc<str>, Vec<usize>>,
 }
 
 impl Ini {
@@ -73,9 +76,13 @@ impl Ini {
         read: &mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
     ) -> Result<Ini, ConfigError> {
         let file: Rc<Path> = path.into();
-        let mut parser = Parser { entries: Vec::new(), strays: Vec::new(), section: "".into(), read };
+        let mut parser = Parser { entries: Vec::new(), strays: Vec::new(), section: "".into(), counted: 0, read };
         parser.file(&file, text, 0)?;
-        Ok(Ini { file, entries: parser.entries, strays: parser.strays })
+        let mut sections: HashMap<Rc<str>, Vec<usize>> = HashMap::new();
+        for (index, entry) in parser.entries.iter().enumerate() {
+            sections.entry(entry.section.clone()).or_default().push(index);
+        }
+        Ok(Ini { file, entries: parser.entries, strays: parser.strays, sections })
     }
 
     /// Parses text that includes nothing: an `#include` in it is an error.
@@ -99,15 +106,16 @@ impl Ini {
         Section { ini: self, name }
     }
 
-    /// The names of all sections, in order, without the global one.
+    /// The names of all sections with keys, in order, without the global one.
     pub fn section_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for entry in &self.entries {
-            if !entry.section.is_empty() && !names.contains(&&*entry.section) {
-                names.push(&entry.section);
-            }
-        }
-        names
+        let mut firsts: Vec<(usize, &str)> = self
+            .sections
+            .iter()
+            .filter(|(name, _)| !name.is_empty())
+            .filter_map(|(name, entries)| Some((*entries.first()?, &**name)))
+            .collect();
+        firsts.sort_unstable();
+        firsts.into_iter().map(|(_, name)| name).collect()
     }
 
     /// All entries, in order.
@@ -132,6 +140,7 @@ struct Parser<'a> {
     entries: Vec<Entry>,
     strays: Vec<(Rc<Path>, usize, String)>,
     section: Rc<str>,
+    counted: usize,
     read: &'a mut dyn FnMut(&Path) -> io::Result<Vec<u8>>,
 }
 
@@ -147,6 +156,7 @@ impl Parser<'_> {
 
     fn line(&mut self, file: &Rc<Path>, line: usize, text: &str, depth: usize) -> Result<(), ConfigError> {
         if let Some(included) = include_directive(text) {
+            self.count(file, line)?;
             return self.include(file, line, included, depth);
         }
         if text.is_empty() || text.starts_with('#') {
@@ -159,9 +169,7 @@ impl Parser<'_> {
             self.section = name.into();
             return Ok(());
         }
-        if self.entries.len() + self.strays.len() >= MAX_ENTRIES {
-            return Err(ConfigError::TooLarge { at: file.to_path_buf(), line, limit: MAX_ENTRIES });
-        }
+        self.count(file, line)?;
         match text.split_once('=') {
             Some((key, value)) if !key.trim().is_empty() => self.entries.push(Entry {
                 section: self.section.clone(),
@@ -172,6 +180,15 @@ impl Parser<'_> {
                 asked: Cell::new(false),
             }),
             _ => self.strays.push((file.clone(), line, text.to_owned())),
+        }
+        Ok(())
+    }
+
+    /// Counts an entry or include towards the limit.
+    fn count(&mut self, file: &Path, line: usize) -> Result<(), ConfigError> {
+        self.counted += 1;
+        if self.counted > MAX_ENTRIES {
+            return Err(ConfigError::TooLarge { at: file.to_path_buf(), line, limit: MAX_ENTRIES });
         }
         Ok(())
     }
@@ -220,13 +237,13 @@ impl<'a> Section<'a> {
 
     /// All entries of a key that may be repeated, in order.
     pub fn entries_of(&self, key: &str) -> impl DoubleEndedIterator<Item = &'a Entry> + use<'a> {
-        let name = self.name;
+        let ini = self.ini;
+        let indexes = ini.sections.get(self.name).map(Vec::as_slice).unwrap_or_default();
         // Marks repeats too: all of them were seen.
-        let wanted: Vec<&'a Entry> = self
-            .ini
-            .entries
+        let wanted: Vec<&'a Entry> = indexes
             .iter()
-            .filter(|entry| &*entry.section == name && entry.key == key)
+            .map(|&index| &ini.entries[index])
+            .filter(|entry| entry.key == key)
             .inspect(|entry| entry.asked.set(true))
             .collect();
         wanted.into_iter()

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use bytes::BufMut;
 
+pub(crate) use block::BASE64;
 pub use block::{NameBlock, SizeField, Source, TrunkSlot};
 pub use name::{Kind, NameError, NewName, RemoteName};
 
