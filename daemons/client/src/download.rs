@@ -1,0 +1,307 @@
+//! Downloads, whole or in ranges: as a stream, or into memory.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use fdfs_protocol::header::frame;
+use fdfs_protocol::storage::{self, FileInfoFlags};
+use fdfs_protocol::{Command, FileId, Status};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::client::Client;
+use crate::error::{Error, Server};
+use crate::exchange::{Answer, Repeat, Request};
+use crate::routes::is_fixed;
+
+/// Room made at once for content whose length the caller did not give.
+const GUESS: u64 = 64 * 1024;
+/// Buffer for copying to a writer.
+const COPY: usize = 256 * 1024;
+
+/// Content on its way from a storage.
+///
+/// Read it with [`Download::chunk`] or [`Download::read_exact`] until [`Download::remaining`] is 0; then the connection is
+/// kept for the next request. Dropped before, the connection is closed.
+///
+/// If the storage fails half-way, the rest of a file that cannot change is fetched from another storage.
+#[derive(Debug)]
+pub struct Download {
+    client: Client,
+    id: FileId,
+    /// `None` once everything has come.
+    answer: Option<Answer>,
+    server: Option<Server>,
+    /// Offset in the file of the next byte.
+    offset: u64,
+    remaining: u64,
+    len: u64,
+    tried: Vec<SocketAddr>,
+    check: Option<Check>,
+}
+
+/// The CRC32 that the content must have, and that of what has come so far.
+#[derive(Debug, Clone)]
+struct Check {
+    expected: u32,
+    so_far: crc32fast::Hasher,
+}
+
+impl Check {
+    /// The check for a whole file whose name tells its CRC32.
+    fn of(id: &FileId, offset: u64, len: u64) -> Option<Self> {
+        let block = id.name.block().ok()?;
+        let whole = offset == 0 && block.size.size() == Some(len);
+        (is_fixed(id) && whole).then(|| Self { expected: block.crc32, so_far: crc32fast::Hasher::new() })
+    }
+
+    fn verify(self, id: &FileId, server: Server) -> Result<(), Error> {
+        let found = self.so_far.finalize();
+        if found == self.expected {
+            return Ok(());
+        }
+        Err(Error::Corrupt { file: id.to_string().into(), server, expected: self.expected, found })
+    }
+
+    fn verify_all(check: Option<Self>, id: &FileId, server: Server, content: &[u8]) -> Result<(), Error> {
+        let Some(mut check) = check else { return Ok(()) };
+        check.so_far.update(content);
+        check.verify(id, server)
+    }
+}
+
+impl Client {
+    /// Starts a download of `len` bytes from `offset`; `len` 0 means to the end, and what lies beyond the end is left out.
+    ///
+    /// An `offset` beyond the end is refused with `EINVAL`.
+    pub async fn download(&self, id: &FileId, offset: u64, len: u64) -> Result<Download, Error> {
+        let mut tried = Vec::new();
+        let answer = match self.open_download(id, offset, len, 0, &mut tried).await {
+            Err(error) if self.is_empty_file(id, offset, &error).await? => None,
+            answer => Some(answer?),
+        };
+        let announced = answer.as_ref().map_or(0, |answer| answer.len);
+        let check = self.config().verify_crc.then(|| Check::of(id, offset, announced)).flatten();
+        let mut download = Download {
+            client: self.clone(),
+            id: *id,
+            server: answer.as_ref().map(Answer::server),
+            answer,
+            offset,
+            remaining: announced,
+            len: announced,
+            tried,
+            check,
+        };
+        if announced == 0 {
+            download.complete()?;
+        }
+        Ok(download)
+    }
+
+    /// Downloads `len` bytes from `offset` (`len` 0: to the end) into memory, in one piece.
+    ///
+    /// Without a `len`, no more than [`max_download_buffer`](crate::ClientConfig::max_download_buffer) is accepted.
+    pub async fn download_buf(&self, id: &FileId, offset: u64, len: u64) -> Result<Bytes, Error> {
+        let limit = if len == 0 { self.config().max_download_buffer } else { len };
+        let mut tried = Vec::new();
+        let mut last = None;
+        loop {
+            // With the length known, header and content come into one buffer with one read.
+            let expect = if len == 0 { told_size(id, offset).min(GUESS) } else { len.min(4 * GUESS) };
+            let answer = match self.open_download(id, offset, len, expect as usize, &mut tried).await {
+                Ok(answer) => answer,
+                // A failure before says more than that nobody else has the file.
+                Err(error) => match last {
+                    Some(last) => return Err(last),
+                    None if self.is_empty_file(id, offset, &error).await? => return Ok(Bytes::new()),
+                    None => return Err(error),
+                },
+            };
+            if answer.len > limit {
+                let announced = answer.len;
+                return Err(Error::Invalid(format!(
+                    "{id} has {announced} bytes, more than max_download_buffer ({limit}); download it as a stream"
+                )));
+            }
+            let server = answer.server();
+            let check = self.config().verify_crc.then(|| Check::of(id, offset, answer.len)).flatten();
+            let outcome = match answer.bytes().await {
+                Ok(content) => Check::verify_all(check, id, server, &content).map(|()| content),
+                Err(error) => Err(self.shared.note(error)),
+            };
+            match outcome {
+                Ok(content) => return Ok(content),
+                Err(error) if is_fixed(id) && error.another_copy_may_do() => {
+                    tracing::debug!(%server, %error, "download failed, looking for another storage");
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Downloads into `buf`, from `offset`; returns the number of bytes, which is less only at the end of the file.
+    pub async fn download_into(&self, id: &FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Error> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let mut download = self.download(id, offset, buf.len() as u64).await?;
+        let len = usize::try_from(download.remaining()).unwrap_or(buf.len()).min(buf.len());
+        download.read_exact(&mut buf[..len]).await?;
+        Ok(len)
+    }
+
+    /// Downloads `len` bytes from `offset` (`len` 0: to the end) into `writer`; returns their number.
+    pub async fn download_to<W>(&self, id: &FileId, offset: u64, len: u64, writer: &mut W) -> Result<u64, Error>
+    where
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        self.download(id, offset, len).await?.copy_to(writer).await
+    }
+
+    /// Sends the request; an announced length beyond `len` is the storage's fault.
+    async fn open_download(
+        &self,
+        id: &FileId,
+        offset: u64,
+        len: u64,
+        expect: usize,
+        tried: &mut Vec<SocketAddr>,
+    ) -> Result<Answer, Error> {
+        let mut head = Vec::with_capacity(192);
+        frame(Command::DownloadFile, &storage::Download { offset, len, group: id.group, name: id.name }, &mut head);
+        let limit = if len == 0 { u64::MAX } else { len };
+        let request = Request {
+            command: Command::DownloadFile,
+            head: &head,
+            file: Some(id),
+            repeat: Repeat::Harmless,
+            expect,
+            limit,
+        };
+        self.shared.read(id, request, tried).await
+    }
+
+    /// FastDFS storages refuse to download an empty file as an offset beyond its end. If that is the reason for `error`,
+    /// the download is one of nothing.
+    async fn is_empty_file(&self, id: &FileId, offset: u64, error: &Error) -> Result<bool, Error> {
+        let refused = matches!(error, Error::Status { status: Status::EINVAL, .. });
+        if !refused || offset != 0 || told_size(id, 0) != 0 && is_fixed(id) {
+            return Ok(false);
+        }
+        let flags = FileInfoFlags { no_crc: true, silent: true };
+        Ok(self.shared.file_info(id, flags).await?.size == 0)
+    }
+}
+
+/// The number of bytes from `offset` to the end, as far as the name tells; 0 if it does not.
+fn told_size(id: &FileId, offset: u64) -> u64 {
+    let size = if is_fixed(id) { id.name.block().ok().and_then(|block| block.size.size()) } else { None };
+    size.unwrap_or(0).saturating_sub(offset)
+}
+
+impl Download {
+    /// The number of bytes of the whole download.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there was nothing to download.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of bytes still to come.
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// Receives the next bytes, as many as have come, straight into `buf`. Returns 0 at the end (and for an empty `buf`).
+    ///
+    /// With `verify_crc`, the call that receives the last byte of a whole file fails with [`Error::Corrupt`] if the content
+    /// is not what it should be.
+    pub async fn chunk(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
+        let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buf.len());
+        if wanted == 0 {
+            return Ok(0);
+        }
+        loop {
+            let Some(answer) = &mut self.answer else { return Ok(0) };
+            let error = match answer.read(&mut buf[..wanted]).await {
+                Ok(n) => {
+                    if let Some(check) = &mut self.check {
+                        check.so_far.update(&buf[..n]);
+                    }
+                    self.offset += n as u64;
+                    self.remaining -= n as u64;
+                    if self.remaining == 0 {
+                        self.complete()?;
+                    }
+                    return Ok(n);
+                }
+                Err(error) => self.client.shared.note(error),
+            };
+            self.resume(error).await?;
+        }
+    }
+
+    /// Receives exactly `buf.len()` bytes; asking for more than [`Download::remaining`] is an error.
+    pub async fn read_exact(&mut self, buf: &mut [u8]) -> Result<(), Error> {
+        if buf.len() as u64 > self.remaining {
+            let (id, left) = (self.id, self.remaining);
+            return Err(Error::Invalid(format!("{} bytes of {id} wanted, {left} are left", buf.len())));
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            done += self.chunk(&mut buf[done..]).await?;
+        }
+        Ok(())
+    }
+
+    /// Receives all that is left and writes it to `writer`; returns the number of bytes.
+    pub async fn copy_to<W>(mut self, writer: &mut W) -> Result<u64, Error>
+    where
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        let local = |source| Error::Local { what: "write the download", source };
+        let mut buffer = vec![0; COPY.min(usize::try_from(self.remaining).unwrap_or(COPY))];
+        let mut copied = 0;
+        while self.remaining > 0 {
+            let n = self.chunk(&mut buffer).await?;
+            writer.write_all(&buffer[..n]).await.map_err(local)?;
+            copied += n as u64;
+        }
+        writer.flush().await.map_err(local)?;
+        Ok(copied)
+    }
+
+    /// Everything has come: gives the connection back and checks what came.
+    fn complete(&mut self) -> Result<(), Error> {
+        if let Some(answer) = self.answer.take() {
+            answer.finish();
+        }
+        match (self.check.take(), self.server) {
+            (Some(check), Some(server)) => check.verify(&self.id, server),
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on at another storage after `error`, if the content there is sure to be the same.
+    async fn resume(&mut self, error: Error) -> Result<(), Error> {
+        self.answer = None;
+        if !is_fixed(&self.id) {
+            return Err(error);
+        }
+        tracing::debug!(id = %self.id, %error, offset = self.offset, "download broke off, looking for another storage");
+        let opened = self.client.open_download(&self.id, self.offset, self.remaining, 0, &mut self.tried).await;
+        match opened {
+            Ok(answer) if answer.len == self.remaining => {
+                self.server = Some(answer.server());
+                self.answer = Some(answer);
+                Ok(())
+            }
+            // The first error says what happened; that there is no way round it adds nothing.
+            _ => Err(error),
+        }
+    }
+}
