@@ -98,12 +98,18 @@ impl Ini {
 
     /// The keys above the first section header.
     pub fn global(&self) -> Section<'_> {
-        Section { ini: self, name: "" }
+        Section { ini: self, name: "", or_global: false }
     }
 
     /// The keys of a section, which may have none.
     pub fn section<'a>(&'a self, name: &'a str) -> Section<'a> {
-        Section { ini: self, name }
+        Section { ini: self, name, or_global: false }
+    }
+
+    /// The keys of a section; for those it does not have, the global ones. So it is with the log
+    /// sections, whose keys stood above the first section in older versions.
+    pub fn section_or_global<'a>(&'a self, name: &'a str) -> Section<'a> {
+        Section { ini: self, name, or_global: true }
     }
 
     /// The names of all sections with keys, in order, without the global one.
@@ -116,6 +122,13 @@ impl Ini {
             .collect();
         firsts.sort_unstable();
         firsts.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// The entries of a key, which count as asked for from now on, repeats included.
+    fn find(&self, section: &str, key: &str) -> Vec<&Entry> {
+        let indexes = self.sections.get(section).map(Vec::as_slice).unwrap_or_default();
+        let entries = indexes.iter().map(|&index| &self.entries[index]);
+        entries.filter(|entry| entry.key == key).inspect(|entry| entry.asked.set(true)).collect()
     }
 
     /// All entries, in order.
@@ -227,6 +240,7 @@ fn include_directive(line: &str) -> Option<&str> {
 pub struct Section<'a> {
     ini: &'a Ini,
     name: &'a str,
+    or_global: bool,
 }
 
 impl<'a> Section<'a> {
@@ -237,16 +251,11 @@ impl<'a> Section<'a> {
 
     /// All entries of a key that may be repeated, in order.
     pub fn entries_of(&self, key: &str) -> impl DoubleEndedIterator<Item = &'a Entry> + use<'a> {
-        let ini = self.ini;
-        let indexes = ini.sections.get(self.name).map(Vec::as_slice).unwrap_or_default();
-        // Marks repeats too: all of them were seen.
-        let wanted: Vec<&'a Entry> = indexes
-            .iter()
-            .map(|&index| &ini.entries[index])
-            .filter(|entry| entry.key == key)
-            .inspect(|entry| entry.asked.set(true))
-            .collect();
-        wanted.into_iter()
+        let mut found = self.ini.find(self.name, key);
+        if found.is_empty() && self.or_global {
+            found = self.ini.find("", key);
+        }
+        found.into_iter()
     }
 
     /// The text of a key; it may be empty.

@@ -60,6 +60,14 @@ fn repeated_keys_and_sections() {
 }
 
 #[test]
+fn sections_that_fall_back() {
+    let ini = parse("keep = 1\nrotate = 2\n[error-log]\nrotate = 3\n");
+    let log = ini.section_or_global("error-log");
+    assert_eq!((log.str("keep"), log.str("rotate")), (Some("1"), Some("3")));
+    assert_eq!(ini.section("error-log").str("keep"), None);
+}
+
+#[test]
 fn errors_name_file_line_key_and_value() {
     let ini = parse("\nport = http\n");
     let error = ini.global().number("port", 1u16, 1..=65535).unwrap_err().to_string();
