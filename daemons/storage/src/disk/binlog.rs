@@ -1,0 +1,310 @@
+//! The binlog: one line for every change, in `<base_path>/data/sync/binlog.NNN`.
+//!
+//! Replication reads it, so: a change that was acknowledged is in it, whole lines only, in the order of the changes to
+//! each file. A line is one `write(2)` on a descriptor in append mode, made before the acknowledgement; the kernel keeps
+//! concurrent lines apart, and what was written survives the death of this process.
+//!
+//! At [`ROTATE_AT`] bytes the index file gets the next number and a new file begins. Writers hold a shared lock during
+//! their write, and the rotation an exclusive one: a reader that has gone on to the next file must not miss a line that
+//! is still on its way into the old one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use tracing::{error, info, warn};
+
+use super::replace_file;
+
+/// A file is complete at this size (FastDFS: 1 GiB).
+pub const ROTATE_AT: u64 = 1 << 30;
+
+/// How far back from the end of a file an incomplete line is looked for.
+const TAIL: u64 = 64 * 1024;
+
+/// The writing end of the binlog.
+#[derive(Debug)]
+pub struct Binlog {
+    dir: PathBuf,
+    rotate_at: u64,
+    open: RwLock<Open>,
+    /// Bytes in the open file.
+    size: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    number: u32,
+}
+
+/// A place in the binlog: everything before it has been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Number of the file.
+    pub file: u32,
+    /// Bytes in it.
+    pub offset: u64,
+}
+
+impl Binlog {
+    /// Opens the binlog in `<data>/sync`, making it if there is none. A line that a power cut left incomplete is
+    /// removed: it was never acknowledged.
+    ///
+    /// # Errors
+    /// What the system reported, with the path in the text.
+    pub fn open(data: &Path) -> io::Result<Binlog> {
+        Binlog::open_with(data, ROTATE_AT)
+    }
+
+    fn open_with(data: &Path, rotate_at: u64) -> io::Result<Binlog> {
+        let dir = data.join("sync");
+        std::fs::create_dir_all(&dir)
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot make {}: {e}", dir.display())))?;
+        let number = match read_index(&dir)? {
+            Some(number) => number,
+            None => {
+                write_index(&dir, 0)?;
+                0
+            }
+        };
+        let (file, size) = open_file(&dir, number)?;
+        Ok(Binlog { dir, rotate_at, open: RwLock::new(Open { file, number }), size: AtomicU64::new(size) })
+    }
+
+    /// Appends one line, which ends with a newline. When this returns the line survives the death of the process.
+    ///
+    /// # Errors
+    /// What the system reported, such as a full disk; the line is then not in the file.
+    pub fn append(&self, line: &[u8]) -> io::Result<()> {
+        let size = {
+            let open = self.open.read();
+            let written = loop {
+                match (&open.file).write(line) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    other => break other,
+                }
+            }?;
+            let size = self.size.fetch_add(written as u64, Ordering::Relaxed) + written as u64;
+            (written == line.len()).then_some(size)
+        };
+        match size {
+            Some(size) if size < self.rotate_at => Ok(()),
+            Some(_) => {
+                self.rotate();
+                Ok(())
+            }
+            None => {
+                self.repair();
+                Err(io::Error::from_raw_os_error(libc::ENOSPC))
+            }
+        }
+    }
+
+    /// Puts everything appended so far on stable storage.
+    ///
+    /// # Errors
+    /// What the system reported.
+    pub fn sync(&self) -> io::Result<()> {
+        // The descriptor is cloned so that no writer waits behind the disk; a rotation syncs the file it leaves.
+        let file = self.open.read().file.try_clone()?;
+        file.sync_data()
+    }
+
+    /// The end of the binlog.
+    pub fn place(&self) -> Place {
+        let open = self.open.read();
+        Place { file: open.number, offset: self.size.load(Ordering::Relaxed) }
+    }
+
+    /// Goes on to the next file. A failure leaves the present one in use: a longer file is no harm.
+    fn rotate(&self) {
+        let mut open = self.open.write();
+        if self.size.load(Ordering::Relaxed) < self.rotate_at {
+            return;
+        }
+        let next = open.number + 1;
+        let begin = || {
+            open.file.sync_data()?;
+            write_index(&self.dir, next)?;
+            // A file of that number is a leftover of a lost index; FastDFS removes it, we keep it aside.
+            let path = file_path(&self.dir, next);
+            if path.exists() {
+                std::fs::rename(&path, path.with_extension(format!("{next:03}.old")))?;
+            }
+            open_file(&self.dir, next)
+        };
+        match begin() {
+            Ok((file, size)) => {
+                info!("binlog: going on with file {next:03}");
+                *open = Open { file, number: next };
+                self.size.store(size, Ordering::Relaxed);
+            }
+            Err(e) => {
+                error!("cannot begin the next binlog file in {}: {e}; going on with the old one", self.dir.display())
+            }
+        }
+    }
+
+    /// Cuts the piece of a line that a full disk let through.
+    fn repair(&self) {
+        let mut open = self.open.write();
+        match cut_incomplete_line(&mut open.file) {
+            Ok(size) => self.size.store(size, Ordering::Relaxed),
+            Err(e) => error!("cannot remove an incomplete line from binlog {:03}: {e}", open.number),
+        }
+    }
+}
+
+fn file_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("binlog.{number:03}"))
+}
+
+fn open_file(dir: &Path, number: u32) -> io::Result<(File, u64)> {
+    let path = file_path(dir, number);
+    let open = || {
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+        let size = cut_incomplete_line(&mut file)?;
+        Ok((file, size))
+    };
+    open().map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display())))
+}
+
+/// Makes the file end with a newline by cutting what follows the last one; gives the size after that.
+fn cut_incomplete_line(file: &mut File) -> io::Result<u64> {
+    let size = file.seek(SeekFrom::End(0))?;
+    let from = size.saturating_sub(TAIL);
+    let mut tail = vec![0; (size - from) as usize];
+    file.read_exact_at(&mut tail, from)?;
+    let whole = match tail.iter().rposition(|&b| b == b'\n') {
+        Some(newline) => from + newline as u64 + 1,
+        None if from == 0 => 0,
+        None => return Err(io::Error::new(io::ErrorKind::InvalidData, "no line end in its last 64 KiB")),
+    };
+    if whole < size {
+        warn!("binlog: removing an incomplete last line of {} bytes", size - whole);
+        file.set_len(whole)?;
+    }
+    Ok(whole)
+}
+
+fn index_path(dir: &Path) -> PathBuf {
+    dir.join("binlog_index.dat")
+}
+
+/// Text after `key=` of a file of such lines.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|l| l.split_once('=').filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim()))
+}
+
+fn read_index(dir: &Path) -> io::Result<Option<u32>> {
+    let path = index_path(dir);
+    let mut text = String::new();
+    match File::open(&path) {
+        Ok(mut file) => file.read_to_string(&mut text)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io::Error::new(e.kind(), format!("cannot read {}: {e}", path.display()))),
+    };
+    let number = value(&text, "current_write").and_then(|v| v.parse().ok());
+    number.map(Some).ok_or_else(|| {
+        let text = format!(
+            "{}: no current_write=<number>; restore the file, or remove it to begin with binlog.000",
+            path.display()
+        );
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
+}
+
+fn write_index(dir: &Path, number: u32) -> io::Result<()> {
+    // How far old files are compressed is kept: it is not ours to change.
+    let old = std::fs::read_to_string(index_path(dir)).unwrap_or_default();
+    let compressed = value(&old, "current_compress").and_then(|v| v.parse::<u32>().ok()).unwrap_or(0);
+    replace_file(&index_path(dir), format!("current_write={number}\ncurrent_compress={compressed}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn text(dir: &Path, number: u32) -> String {
+        std::fs::read_to_string(file_path(&dir.join("sync"), number)).unwrap()
+    }
+
+    #[test]
+    fn lines_survive_and_go_on() {
+        let tmp = tempfile::tempdir().unwrap();
+        Binlog::open(tmp.path()).unwrap().append(b"1 C M00/00/00/a\n").unwrap();
+        let log = Binlog::open(tmp.path()).unwrap();
+        log.append(b"2 D M00/00/00/a\n").unwrap();
+        log.sync().unwrap();
+        assert_eq!(text(tmp.path(), 0), "1 C M00/00/00/a\n2 D M00/00/00/a\n");
+        assert_eq!(log.place(), Place { file: 0, offset: 32 });
+        let index = std::fs::read_to_string(tmp.path().join("sync/binlog_index.dat")).unwrap();
+        assert_eq!(index, "current_write=0\ncurrent_compress=0\n");
+    }
+
+    #[test]
+    fn an_incomplete_last_line_is_cut() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tmp.path().join("sync")).unwrap();
+        std::fs::write(tmp.path().join("sync/binlog.000"), "1 C M00/00/00/a\n2 C M00/0").unwrap();
+        Binlog::open(tmp.path()).unwrap().append(b"3 C M00/00/00/b\n").unwrap();
+        assert_eq!(text(tmp.path(), 0), "1 C M00/00/00/a\n3 C M00/00/00/b\n");
+    }
+
+    #[test]
+    fn rotation_loses_no_line() {
+        let tmp = tempfile::tempdir().unwrap();
+        let log = Arc::new(Binlog::open_with(tmp.path(), 1000).unwrap());
+        let threads: Vec<_> = (0..4)
+            .map(|t| {
+                let log = log.clone();
+                std::thread::spawn(move || {
+                    for i in 0..200 {
+                        log.append(format!("{i} C M00/00/00/{t}\n").as_bytes()).unwrap();
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        let last = log.place().file;
+        assert!(last > 3, "{last}");
+        let all: String = (0..=last).map(|n| text(tmp.path(), n)).collect();
+        for t in 0..4 {
+            let suffix = format!("/{t}");
+            let mine: Vec<u32> = all
+                .lines()
+                .filter(|l| l.ends_with(&suffix))
+                .map(|l| l.split(' ').next().unwrap().parse().unwrap())
+                .collect();
+            assert_eq!(mine, (0..200).collect::<Vec<_>>());
+        }
+        let reopened = Binlog::open_with(tmp.path(), 1000).unwrap();
+        assert_eq!(reopened.place().file, last);
+    }
+
+    #[test]
+    fn a_broken_index_is_an_error_with_a_remedy() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tmp.path().join("sync")).unwrap();
+        std::fs::write(tmp.path().join("sync/binlog_index.dat"), "nonsense").unwrap();
+        let e = Binlog::open(tmp.path()).unwrap_err().to_string();
+        assert!(e.contains("binlog_index.dat") && e.contains("remove it"), "{e}");
+    }
+
+    #[test]
+    fn the_compression_position_is_kept() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tmp.path().join("sync")).unwrap();
+        std::fs::write(tmp.path().join("sync/binlog_index.dat"), "current_write=7\ncurrent_compress=5\n").unwrap();
+        let log = Binlog::open_with(tmp.path(), 10).unwrap();
+        log.append(b"1 C M00/00/00/a\n").unwrap();
+        assert_eq!(log.place().file, 8);
+        let index = std::fs::read_to_string(tmp.path().join("sync/binlog_index.dat")).unwrap();
+        assert_eq!(index, "current_write=8\ncurrent_compress=5\n");
+    }
+}

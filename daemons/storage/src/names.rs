@@ -1,0 +1,186 @@
+//! Files that are being changed: who may, one at a time, and what is known of their content.
+//!
+//! Appends, modifications, truncations and metadata updates of one file exclude each other; they wait without holding
+//! up anybody else. With the lock comes the running CRC32 of an appender file, as long as it was written in sequence
+//! here: sealing a large file then needs no second look at its content. What is remembered is bounded; what was forgotten
+//! is computed from the file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fdfs_protocol::{RemoteName, Status};
+use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
+
+/// Sums remembered at most.
+const MAX_SUMS: usize = 4096;
+
+/// The CRC32 state of the first `size` bytes of a file.
+#[derive(Debug, Clone)]
+pub struct Sum {
+    /// The state, which can be continued.
+    pub hasher: crc32fast::Hasher,
+    /// Bytes it covers: the whole file.
+    pub size: u64,
+}
+
+type Key = (u8, Box<str>);
+type Cell = Arc<tokio::sync::Mutex<Option<Sum>>>;
+
+#[derive(Debug)]
+struct Slot {
+    cell: Cell,
+    used: u64,
+}
+
+/// The files being changed, and those whose sum is remembered.
+#[derive(Debug, Default)]
+pub struct Names {
+    slots: Mutex<HashMap<Key, Slot>>,
+    clock: AtomicU64,
+}
+
+/// The right to change one file. What it remembers of the content is the holder's to keep true.
+#[derive(Debug)]
+pub struct Held<'a> {
+    names: &'a Names,
+    key: Key,
+    guard: Option<OwnedMutexGuard<Option<Sum>>>,
+}
+
+fn key(name: &RemoteName) -> Key {
+    // `M0a/..`, `M0A/..` and, for the first path, a name without it are the same file.
+    (name.store_path(), name.true_name().into())
+}
+
+impl Names {
+    /// Waits until nobody else changes the file.
+    ///
+    /// # Errors
+    /// `EAGAIN` when that takes longer than `patience`.
+    pub async fn hold(&self, name: &RemoteName, patience: Duration) -> Result<Held<'_>, Status> {
+        let key = key(name);
+        let cell = self.cell(&key);
+        let guard = match cell.clone().try_lock_owned() {
+            Ok(guard) => guard,
+            Err(_) => tokio::time::timeout(patience, cell.lock_owned()).await.map_err(|_| Status::EAGAIN)?,
+        };
+        Ok(Held { names: self, key, guard: Some(guard) })
+    }
+
+    /// Remembers the sum of a file that was just made, which nobody else can know yet.
+    pub fn remember(&self, name: &RemoteName, sum: Sum) {
+        if let Ok(mut cell) = self.cell(&key(name)).try_lock() {
+            *cell = Some(sum);
+        }
+    }
+
+    fn cell(&self, key: &Key) -> Cell {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.get_mut(key) {
+            slot.used = now;
+            return slot.cell.clone();
+        }
+        if slots.len() >= MAX_SUMS {
+            // Forgets the older half of what nobody holds.
+            let oldest = now.saturating_sub(MAX_SUMS as u64 / 2);
+            slots.retain(|_, slot| slot.used >= oldest || Arc::strong_count(&slot.cell) > 1);
+        }
+        let slot = Slot { cell: Cell::default(), used: now };
+        let cell = slot.cell.clone();
+        slots.insert(key.clone(), slot);
+        cell
+    }
+}
+
+impl Held<'_> {
+    /// The sum of the whole file, if it is known and the file has this size.
+    pub fn sum(&self, size: u64) -> Option<Sum> {
+        self.guard.as_ref()?.as_ref().filter(|sum| sum.size == size).cloned()
+    }
+
+    /// Says what the sum is from now on.
+    pub fn set_sum(&mut self, sum: Option<Sum>) {
+        if let Some(guard) = &mut self.guard {
+            **guard = sum;
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        if guard.is_some() {
+            return;
+        }
+        let mut slots = self.names.slots.lock();
+        // Two: the slot's and the guard's. New holders come through the map, which is locked.
+        if slots.get(&self.key).is_some_and(|slot| Arc::strong_count(&slot.cell) == 2) {
+            slots.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: u32) -> RemoteName {
+        RemoteName::parse(format!("M00/00/00/file{n:08}").as_bytes()).unwrap()
+    }
+
+    fn sum(size: u64) -> Sum {
+        Sum { hasher: crc32fast::Hasher::new(), size }
+    }
+
+    #[tokio::test]
+    async fn one_holder_at_a_time_and_no_trace_after() {
+        let names = Names::default();
+        let short = Duration::from_millis(1);
+        let first = names.hold(&name(1), short).await.unwrap();
+        assert_eq!(names.hold(&name(1), short).await.err(), Some(Status::EAGAIN));
+        names.hold(&name(2), short).await.unwrap();
+        drop(first);
+        names.hold(&name(1), short).await.unwrap();
+        assert!(names.slots.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn sums_are_for_their_size_only() {
+        let names = Names::default();
+        names.remember(&name(1), sum(5));
+        let mut held = names.hold(&name(1), Duration::ZERO).await.unwrap();
+        assert!(held.sum(5).is_some() && held.sum(6).is_none());
+        held.set_sum(Some(sum(7)));
+        drop(held);
+        let mut held = names.hold(&name(1), Duration::ZERO).await.unwrap();
+        assert!(held.sum(7).is_some());
+        held.set_sum(None);
+        drop(held);
+        assert!(names.slots.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded() {
+        let names = Names::default();
+        for n in 0..3 * MAX_SUMS as u32 {
+            names.remember(&name(n), sum(1));
+        }
+        assert!(names.slots.lock().len() <= MAX_SUMS);
+        let last = names.hold(&name(3 * MAX_SUMS as u32 - 1), Duration::ZERO).await.unwrap();
+        assert!(last.sum(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn different_spellings_are_one_file() {
+        let names = Names::default();
+        let parse = |s: &str| RemoteName::parse(s.as_bytes()).unwrap();
+        names.remember(&parse("M0A/00/00/some-file"), sum(1));
+        assert!(names.hold(&parse("M0a/00/00/some-file"), Duration::ZERO).await.unwrap().sum(1).is_some());
+        names.remember(&parse("M00/00/00/some-file"), sum(2));
+        assert!(names.hold(&parse("00/00/some-file"), Duration::ZERO).await.unwrap().sum(2).is_some());
+    }
+}

@@ -1,0 +1,359 @@
+//! The stream of one client, seen as requests: a header, then a body that is taken in pieces.
+//!
+//! Invariants:
+//! - `body` counts the bytes of the present request's body that the handler has not consumed, buffered or not;
+//!   what is buffered beyond them belongs to the next request.
+//! - A connection waiting with nothing received holds no buffer; one waiting with a little holds just that.
+//! - Every wait inside a request ends after `timeout`.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use fdfs_protocol::header::{HEADER_LEN, Header};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::scratch::{SIZE, Scratch};
+
+/// A waiting connection with no more than this keeps it in a buffer of its own size.
+const CARRY: usize = 1024;
+
+/// Buffers a thread may have waiting for the rest of a request before it moves such beginnings to small buffers.
+const MAX_WAITING: usize = 32;
+
+/// Longest piece sent from a file before others get their turn.
+const SEND_PIECE: u64 = 1024 * 1024;
+
+/// How long, and how much, a refused request is still read, so that the client sees the answer and not a reset.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The peer closed, was too slow, or broke the protocol beyond an answer: the connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+impl From<io::Error> for Gone {
+    fn from(_: io::Error) -> Gone {
+        Gone
+    }
+}
+
+/// A client's connection.
+pub struct Conn<'a> {
+    stream: &'a mut TcpStream,
+    peer: SocketAddr,
+    timeout: Duration,
+    buf: Option<Scratch>,
+    /// Bytes received and not consumed, while no buffer is held.
+    carry: Vec<u8>,
+    start: usize,
+    end: usize,
+    body: u64,
+    sent: u64,
+}
+
+impl<'a> Conn<'a> {
+    /// A connection that was just accepted.
+    pub fn new(stream: &'a mut TcpStream, peer: SocketAddr, timeout: Duration) -> Conn<'a> {
+        Conn { stream, peer, timeout, buf: None, carry: Vec::new(), start: 0, end: 0, body: 0, sent: 0 }
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Body bytes of the present request that were not consumed.
+    pub fn body_left(&self) -> u64 {
+        self.body
+    }
+
+    /// Bytes sent in answer to the present request.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Waits for the next request. `patient` waits for ever for its first byte.
+    ///
+    /// # Errors
+    /// [`Gone`] when there will be none.
+    pub async fn request(&mut self, patient: bool) -> Result<Header, Gone> {
+        debug_assert_eq!(self.body, 0);
+        self.sent = 0;
+        while self.held() < HEADER_LEN {
+            let patient = patient && self.held() == 0;
+            self.receive(HEADER_LEN, SIZE, !patient).await?;
+        }
+        let mut bytes = [0; HEADER_LEN];
+        bytes.copy_from_slice(&self.bytes()[..HEADER_LEN]);
+        // A negative length leaves no way to find the next request.
+        let header = Header::decode(&bytes).map_err(|_| Gone)?;
+        self.skip(HEADER_LEN);
+        self.body = header.body_len;
+        Ok(header)
+    }
+
+    /// The first `n` bytes of what is left of the body, waiting for them. The caller keeps `n` within the body and
+    /// within a buffer.
+    ///
+    /// # Errors
+    /// [`Gone`] when they do not come.
+    pub async fn head(&mut self, n: usize) -> Result<&[u8], Gone> {
+        if n as u64 > self.body || n > SIZE {
+            return Err(Gone);
+        }
+        while self.held() < n {
+            self.receive(n, SIZE, true).await?;
+        }
+        Ok(&self.bytes()[..n])
+    }
+
+    /// At least one byte of the body (which has some left), waiting for it. Pieces end where the file offset, which is
+    /// `offset` at their start, is a multiple of the page size, if they can.
+    ///
+    /// # Errors
+    /// [`Gone`] when nothing comes.
+    pub async fn piece(&mut self, offset: u64) -> Result<&[u8], Gone> {
+        if self.body == 0 {
+            return Err(Gone);
+        }
+        if self.held() == 0 {
+            let limit = SIZE - (offset % 4096) as usize;
+            self.receive(1, limit, true).await?;
+        }
+        Ok(self.buffered())
+    }
+
+    /// What has been received of the body, without waiting.
+    pub fn buffered(&self) -> &[u8] {
+        let all = self.bytes();
+        &all[..all.len().min(usize::try_from(self.body).unwrap_or(usize::MAX))]
+    }
+
+    /// Marks `n` bytes of the body, buffered before, as done with.
+    pub fn consume(&mut self, n: usize) {
+        let n = n.min(self.buffered().len());
+        self.skip(n);
+        self.body -= n as u64;
+    }
+
+    /// Reads and drops what is left of the body.
+    ///
+    /// # Errors
+    /// [`Gone`] when it does not come.
+    pub async fn drain(&mut self) -> Result<(), Gone> {
+        while self.body > 0 {
+            let n = self.piece(0).await?.len();
+            self.consume(n);
+        }
+        Ok(())
+    }
+
+    /// Sends the whole of `bytes`.
+    ///
+    /// # Errors
+    /// [`Gone`] when the peer does not take it.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        self.send_with(bytes, 0).await
+    }
+
+    async fn send_with(&mut self, mut bytes: &[u8], flags: libc::c_int) -> Result<(), Gone> {
+        self.sent += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let fd = self.stream.as_raw_fd();
+            let write = || {
+                // SAFETY: the slice is valid for its length during the call; the descriptor is the stream's.
+                let n = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags | libc::MSG_NOSIGNAL) };
+                if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+            };
+            match self.stream.try_io(Interest::WRITABLE, write) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends `head`, then `len` bytes of a file from `offset`, without copying them through this process.
+    ///
+    /// # Errors
+    /// [`Gone`] when the peer does not take it, or the file turns out to be shorter: the length was promised, so there
+    /// is no other way to say so.
+    pub async fn send_file(&mut self, head: &[u8], file: &File, offset: u64, len: u64) -> Result<(), Gone> {
+        self.send_with(head, if len > 0 { libc::MSG_MORE } else { 0 }).await?;
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            if !cached(file, at) {
+                // Let another thread wait for the disk.
+                let file = file.try_clone()?;
+                let want = (end - at).min(SEND_PIECE);
+                tokio::task::spawn_blocking(move || load(&file, at, want)).await.map_err(|_| Gone)?;
+            }
+            let piece_end = end.min(at + SEND_PIECE);
+            while at < piece_end {
+                match self.try_send_file(file, at, piece_end - at) {
+                    Ok(0) => return Err(Gone),
+                    Ok(n) => {
+                        at += n as u64;
+                        self.sent += n as u64;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => return Err(Gone),
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn try_send_file(&self, file: &File, at: u64, len: u64) -> io::Result<usize> {
+        let out = self.stream.as_raw_fd();
+        let mut from = at as libc::off_t;
+        self.stream.try_io(Interest::WRITABLE, || {
+            // SAFETY: both descriptors are open; `from` lives during the call.
+            let n = unsafe { libc::sendfile(out, file.as_raw_fd(), &mut from, len as usize) };
+            if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+        })
+    }
+
+    /// Ends the sending side and reads what the client still sends for a short while: closing with unread bytes would
+    /// reset the connection, and the client might lose the answer.
+    pub async fn linger(&mut self) {
+        let fd = self.stream.as_raw_fd();
+        // SAFETY: a plain call on the stream's descriptor.
+        unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+        let mut left = LINGER_BYTES;
+        let _ = tokio::time::timeout(LINGER, async {
+            while left > 0 {
+                self.start = 0;
+                self.end = 0;
+                if self.receive(1, SIZE, false).await.is_err() {
+                    break;
+                }
+                left = left.saturating_sub(self.end as u64);
+            }
+        })
+        .await;
+    }
+
+    async fn writable(&self) -> Result<(), Gone> {
+        match tokio::time::timeout(self.timeout, self.stream.writable()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.buf {
+            Some(buf) => &buf[self.start..self.end],
+            None => &self.carry[self.start..self.end],
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn skip(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            self.buf = None;
+        }
+    }
+
+    /// Receives at least one byte. Makes room for `need` bytes in a row, and does not read beyond `limit` of the buffer.
+    async fn receive(&mut self, need: usize, limit: usize, timed: bool) -> Result<(), Gone> {
+        loop {
+            self.shrink();
+            if timed {
+                match tokio::time::timeout(self.timeout, self.stream.readable()).await {
+                    Ok(Ok(())) => {}
+                    _ => return Err(Gone),
+                }
+            } else {
+                self.stream.readable().await?;
+            }
+            let end = self.grow(need);
+            let Some(buf) = &mut self.buf else { return Err(Gone) };
+            let mut room = ReadBuf::new(&mut buf[end..limit.max(end)]);
+            let stream = &mut *self.stream;
+            // A short read also tells tokio that the socket is empty, which saves the read that would say so.
+            let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut room))).await;
+            match polled {
+                Poll::Ready(Ok(())) if room.filled().is_empty() => return Err(Gone),
+                Poll::Ready(Ok(())) => {
+                    self.end += room.filled().len();
+                    return Ok(());
+                }
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(_)) => return Err(Gone),
+                // Not ready after all, or this task has had its share for now.
+                Poll::Pending => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// Before waiting: keeps a large buffer only for a large beginning, and only while few wait.
+    fn shrink(&mut self) {
+        if self.buf.is_some() && (self.held() <= CARRY || Scratch::lent() > MAX_WAITING) {
+            self.carry = self.bytes().to_vec();
+            self.buf = None;
+            self.start = 0;
+            self.end = self.carry.len();
+        }
+    }
+
+    /// Makes sure that there is a large buffer with room for `need` bytes from where the held ones begin; gives the end
+    /// of those.
+    fn grow(&mut self, need: usize) -> usize {
+        let held = self.held();
+        match &mut self.buf {
+            Some(_) if self.start + need <= SIZE => return self.end,
+            Some(buf) => buf.copy_within(self.start..self.end, 0),
+            none => {
+                let mut buf = Scratch::take();
+                buf[..held].copy_from_slice(&self.carry[self.start..self.end]);
+                self.carry = Vec::new();
+                *none = Some(buf);
+            }
+        }
+        self.start = 0;
+        self.end = held;
+        held
+    }
+}
+
+/// Whether a read at `at` would find its data in memory.
+fn cached(file: &File, at: u64) -> bool {
+    let mut byte = [0u8; 1];
+    let mut io = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // SAFETY: the vector points to one writable byte that outlives the call.
+    let n = unsafe { libc::preadv2(file.as_raw_fd(), &mut io, 1, at as libc::off_t, libc::RWF_NOWAIT) };
+    // Only "would block" says no; file systems without the flag are read where they are.
+    n >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+}
+
+/// Brings a range of a file into memory.
+fn load(file: &File, at: u64, len: u64) {
+    use std::os::unix::fs::FileExt;
+    let mut buf = vec![0; 128 * 1024];
+    let (mut at, end) = (at, at + len);
+    while at < end {
+        let want = (end - at).min(buf.len() as u64) as usize;
+        match file.read_at(&mut buf[..want], at) {
+            // What goes wrong here goes wrong again where it is reported.
+            Ok(0) | Err(_) => return,
+            Ok(n) => at += n as u64,
+        }
+    }
+}

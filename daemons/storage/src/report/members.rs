@@ -1,0 +1,211 @@
+//! The storages of the group, as this one knows them: merged from what the trackers say.
+//!
+//! Pure. A tracker's list may be older or newer than what is known here; the merge decides by status, as FastDFS does
+//! ("member list merge"), and says what the tracker should be told.
+
+use std::collections::BTreeMap;
+
+use fdfs_protocol::peer::member::Brief;
+use fdfs_protocol::peer::report::{MAX_GROUP_MEMBERS, SyncReport, SyncedTo};
+use fdfs_protocol::stat::StorageStatus;
+use fdfs_protocol::{IpText, StorageId};
+
+/// One storage of the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Its address.
+    pub ip: IpText,
+    /// Its port.
+    pub port: u16,
+    /// Its status.
+    pub status: StorageStatus,
+    /// The largest time of a change of this source that was applied here; 0 for none.
+    pub synced: u32,
+}
+
+/// What follows from a merge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Members whose status is newer here, or which the tracker does not know: for REPLICA_CHG.
+    pub differences: Vec<Brief>,
+    /// The own status, if the tracker's list has it.
+    pub mine: Option<StorageStatus>,
+    /// The tracker must be joined again: it has put us back to the beginning.
+    pub rejoin: bool,
+}
+
+/// The storages of the group.
+#[derive(Debug, Clone, Default)]
+pub struct Members {
+    list: BTreeMap<StorageId, Member>,
+    applied: u64,
+}
+
+impl Members {
+    /// All members, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (&StorageId, &Member)> {
+        self.list.iter()
+    }
+
+    /// The member with this id.
+    pub fn get(&self, id: &StorageId) -> Option<&Member> {
+        self.list.get(id)
+    }
+
+    /// A change of `source` made at `timestamp` was applied here.
+    pub fn applied(&mut self, source: &StorageId, timestamp: u32) {
+        if let Some(member) = self.list.get_mut(source) {
+            member.synced = member.synced.max(timestamp);
+            self.applied += 1;
+        }
+    }
+
+    /// Changes whenever something was applied.
+    pub fn applied_count(&self) -> u64 {
+        self.applied
+    }
+
+    /// How far the changes of each source were applied; `None` while nobody is known.
+    pub fn sync_report(&self) -> Option<SyncReport> {
+        let entries: Vec<_> = self.list.iter().map(|(id, m)| SyncedTo { source: *id, timestamp: m.synced }).collect();
+        (!entries.is_empty()).then_some(SyncReport(entries))
+    }
+
+    /// Takes in the list of a tracker. `me` is the own id.
+    pub fn merge(&mut self, briefs: &[Brief], me: &StorageId) -> Merged {
+        let mut merged = Merged::default();
+        for brief in briefs.iter().filter(|b| !b.is_none()) {
+            let is_me = brief.id == *me;
+            if is_me {
+                merged.mine = Some(brief.status);
+            }
+            match self.list.get_mut(&brief.id) {
+                Some(known) => {
+                    known.ip = brief.ip;
+                    known.port = brief.port;
+                    match judge(known.status, brief.status) {
+                        Verdict::Take => known.status = brief.status,
+                        Verdict::Keep => {}
+                        Verdict::Tell if is_me => merged.rejoin |= brief.status != StorageStatus::Offline,
+                        Verdict::Tell => merged.differences.push(Brief { status: known.status, ..*brief }),
+                    }
+                }
+                None => self.add(brief),
+            }
+        }
+        for (id, known) in &self.list {
+            let listed = briefs.iter().any(|b| b.id == *id);
+            if !listed && known.status != StorageStatus::None && id != me {
+                merged.differences.push(Brief { status: known.status, port: known.port, id: *id, ip: known.ip });
+            }
+        }
+        merged
+    }
+
+    fn add(&mut self, brief: &Brief) {
+        let gone = matches!(brief.status, StorageStatus::Deleted | StorageStatus::IpChanged);
+        if !gone && self.list.len() < MAX_GROUP_MEMBERS {
+            let member = Member { ip: brief.ip, port: brief.port, status: brief.status, synced: 0 };
+            self.list.insert(brief.id, member);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// The tracker knows better.
+    Take,
+    /// Nothing follows.
+    Keep,
+    /// We know better.
+    Tell,
+}
+
+fn judge(old: StorageStatus, new: StorageStatus) -> Verdict {
+    use StorageStatus as S;
+    match (old, new) {
+        (old, new) if old == new => Verdict::Keep,
+        (S::Active | S::Online, S::Offline) => Verdict::Take,
+        (S::None | S::Init, S::Offline) => Verdict::Keep,
+        (_, S::Offline) => Verdict::Tell,
+        (S::None, S::Deleted | S::IpChanged) => Verdict::Keep,
+        (S::Offline | S::None, _) => Verdict::Take,
+        (old, S::WaitSync | S::Syncing) if old > new => Verdict::Tell,
+        _ => Verdict::Take,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use StorageStatus as S;
+
+    fn id(n: u8) -> StorageId {
+        StorageId::new(&format!("10.0.0.{n}")).unwrap()
+    }
+
+    fn brief(n: u8, status: S) -> Brief {
+        let ip = IpText::new(&format!("10.0.0.{n}")).unwrap();
+        Brief { status, port: 23000, id: id(n), ip }
+    }
+
+    #[test]
+    fn the_first_list_is_taken() {
+        let mut m = Members::default();
+        let merged = m.merge(&[brief(1, S::Active), brief(2, S::Deleted), Brief::default()], &id(1));
+        assert_eq!(merged, Merged { mine: Some(S::Active), ..Merged::default() });
+        assert_eq!(m.iter().count(), 1);
+    }
+
+    #[test]
+    fn every_pair_is_judged_as_fastdfs_does() {
+        for (old, new, verdict) in [
+            (S::Active, S::Active, Verdict::Keep),
+            (S::Active, S::Offline, Verdict::Take),
+            (S::Online, S::Offline, Verdict::Take),
+            (S::Init, S::Offline, Verdict::Keep),
+            (S::None, S::Offline, Verdict::Keep),
+            (S::Deleted, S::Offline, Verdict::Tell),
+            (S::Recovery, S::Offline, Verdict::Tell),
+            (S::Offline, S::Init, Verdict::Take),
+            (S::None, S::Deleted, Verdict::Keep),
+            (S::None, S::Active, Verdict::Take),
+            (S::Active, S::WaitSync, Verdict::Tell),
+            (S::Active, S::Syncing, Verdict::Tell),
+            (S::Init, S::WaitSync, Verdict::Take),
+            (S::Active, S::Deleted, Verdict::Take),
+            (S::WaitSync, S::Active, Verdict::Take),
+        ] {
+            assert_eq!(judge(old, new), verdict, "{old} {new}");
+        }
+    }
+
+    #[test]
+    fn differences_are_told_and_members_unknown_to_the_tracker_too() {
+        let mut m = Members::default();
+        m.merge(&[brief(1, S::Active), brief(2, S::Active), brief(3, S::Active)], &id(1));
+        let merged = m.merge(&[brief(1, S::Active), brief(2, S::WaitSync)], &id(1));
+        assert_eq!(merged.differences, [brief(2, S::Active), brief(3, S::Active)]);
+        assert!(!merged.rejoin);
+    }
+
+    #[test]
+    fn being_put_back_means_joining_again() {
+        let mut m = Members::default();
+        m.merge(&[brief(1, S::Active)], &id(1));
+        let merged = m.merge(&[brief(1, S::WaitSync)], &id(1));
+        assert!(merged.rejoin && merged.differences.is_empty());
+    }
+
+    #[test]
+    fn the_sync_report_has_everybody() {
+        let mut m = Members::default();
+        assert!(m.sync_report().is_none());
+        m.merge(&[brief(1, S::Active), brief(2, S::Active)], &id(1));
+        m.applied(&id(2), 100);
+        m.applied(&id(2), 50);
+        assert_eq!(m.applied_count(), 2);
+        let entries = m.sync_report().unwrap().0;
+        assert_eq!(entries.iter().map(|e| e.timestamp).collect::<Vec<_>>(), [0, 100]);
+    }
+}

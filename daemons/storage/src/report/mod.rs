@@ -1,0 +1,15 @@
+//! What the storage tells its trackers, and learns from them. Runs on one thread of its own, never on the data path.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`link`] | one connection to a tracker: a question, an answer |
+//! | [`identity`] | before the first join: who am I, what are the cluster's settings |
+//! | [`members`] | the storages of the group, merged from what trackers say; pure |
+//! | [`active`] | whether a tracker uses us |
+//! | [`session`] | join, beats, disk reports: for ever, to each tracker |
+
+pub mod active;
+pub mod identity;
+pub mod link;
+pub mod members;
+pub mod session;

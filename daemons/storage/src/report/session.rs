@@ -1,0 +1,409 @@
+//! The connection to each tracker, for ever: join, beats, disk reports.
+//!
+//! A tracker uses a storage as long as this connection lives: the order of the first messages is join, sync source, beat,
+//! disk report, and only then it is chosen for uploads. Whatever goes wrong, the connection is made anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fdfs_protocol::datafile::ChangelogLine;
+use fdfs_protocol::peer::join::TrackerAddress;
+use fdfs_protocol::peer::member::MemberChanges;
+use fdfs_protocol::peer::{
+    Beat, ChangeStatus, ChangelogRequest, DiskUsage, JoinReply, JoinRequest, PathSpace, ReplicaChange, SyncNotify,
+    SyncSource,
+};
+use fdfs_protocol::stat::{Connections, StatBlock, StorageStatus};
+use fdfs_protocol::{Command, GroupName, IpText, Status, StorageId, Version};
+use fdfs_server::ConnectionCounts;
+use parking_lot::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use super::active::Active;
+use super::identity::Identity;
+use super::link::{Dial, Link, LinkError};
+use super::members::Members;
+use crate::config::StorageConfig;
+use crate::disk::init_flag::InitState;
+use crate::serve::Service;
+
+/// The version trackers show; the protocol is that of this FastDFS.
+pub const VERSION: &str = "6.16.1";
+
+/// Pause before a connection that broke is made again.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// What one tracker thinks of us.
+#[derive(Debug, Default, Clone, Copy)]
+struct Seat {
+    /// It was tried at least once since the start of the process.
+    tried: bool,
+    /// Our status there, as it last said.
+    status: Option<StorageStatus>,
+}
+
+/// What the sessions with all trackers share.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Settings.
+    pub config: Arc<StorageConfig>,
+    /// What is reported about.
+    pub service: Arc<Service>,
+    /// The place in the group.
+    pub init: Arc<InitState>,
+    /// Connections of clients.
+    pub connections: Arc<ConnectionCounts>,
+    /// Our group.
+    pub group: GroupName,
+    /// Our port.
+    pub port: u16,
+    /// When we started, unix seconds.
+    pub up_time: i64,
+    /// How to connect.
+    pub dial: Dial,
+    /// Who we are.
+    pub identity: Identity,
+    /// The storages of the group.
+    pub members: Mutex<Members>,
+    /// True while some tracker uses us.
+    pub active: Arc<Active>,
+    seats: Mutex<Vec<Seat>>,
+    leader: Mutex<Option<usize>>,
+    /// Held across the question for a sync source: one tracker answers for all.
+    asking_source: tokio::sync::Mutex<()>,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum End {
+    /// The connection broke, or an answer made no sense.
+    Broken(LinkError),
+    /// The tracker did not take us, or has no source for us yet; it is asked again after a while.
+    Refused(LinkError),
+    /// To be begun again at once.
+    Again,
+}
+
+impl From<LinkError> for End {
+    fn from(e: LinkError) -> End {
+        End::Broken(e)
+    }
+}
+
+/// What has been reported over one connection.
+struct Reported {
+    stat: Option<StatBlock>,
+    applied: u64,
+}
+
+impl Cluster {
+    /// The shared state at the start of the process.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a storage, each known only once it runs")]
+    pub fn new(
+        config: Arc<StorageConfig>,
+        service: Arc<Service>,
+        init: Arc<InitState>,
+        connections: Arc<ConnectionCounts>,
+        port: u16,
+        up_time: i64,
+        dial: Dial,
+        identity: Identity,
+        active: Arc<Active>,
+    ) -> Cluster {
+        let seats = Mutex::new(vec![Seat::default(); config.trackers.len()]);
+        let group = service.settings.group;
+        Cluster {
+            config,
+            service,
+            init,
+            connections,
+            group,
+            port,
+            up_time,
+            dial,
+            identity,
+            members: Mutex::default(),
+            active,
+            seats,
+            leader: Mutex::new(None),
+            asking_source: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Serves one tracker until the task is dropped.
+    pub async fn attend(self: Arc<Self>, index: usize) {
+        let Some(tracker) = self.config.trackers.get(index).cloned() else { return };
+        let mut complained = false;
+        loop {
+            let joined = self.join(index, &tracker).await;
+            self.seat(index, |seat| seat.tried = true);
+            let end = match joined {
+                Ok((mut link, status)) => {
+                    info!("tracker {tracker}: joined, status there {status}");
+                    complained = false;
+                    let end = self.converse(index, &mut link).await;
+                    self.lost(index);
+                    end
+                }
+                Err(end) => end,
+            };
+            let (problem, pause) = match end {
+                End::Again => (None, RECONNECT),
+                End::Broken(e) => (Some(e), RECONNECT),
+                End::Refused(e) => (Some(e), self.config.heart_beat_interval),
+            };
+            match problem {
+                // Once for each time it worked: a tracker may be away for days.
+                Some(e) if !complained => {
+                    warn!("tracker {tracker}: {e}; trying again until it works");
+                    complained = true;
+                }
+                Some(e) => debug!("tracker {tracker}: {e}"),
+                None => {}
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn seat<T>(&self, index: usize, change: impl FnOnce(&mut Seat) -> T) -> Option<T> {
+        self.seats.lock().get_mut(index).map(change)
+    }
+
+    /// The connection to a tracker is gone, and with it our status there.
+    fn lost(&self, index: usize) {
+        self.seat(index, |seat| seat.status = None);
+        if self.seats.lock().iter().all(|s| s.status.is_none()) {
+            self.active.set(false);
+        }
+        let mut leader = self.leader.lock();
+        if *leader == Some(index) {
+            *leader = None;
+        }
+    }
+
+    /// The status to join with: the one the group knows, or none while a tracker that may know better was not asked.
+    fn known_status(&self) -> Option<StorageStatus> {
+        if let Some(me) = self.members.lock().get(&self.identity.id) {
+            return Some(me.status);
+        }
+        let seats = self.seats.lock();
+        (seats.len() == 1 || seats.iter().all(|s| s.tried)).then_some(StorageStatus::Init)
+    }
+
+    async fn join(&self, index: usize, tracker: &TrackerAddress) -> Result<(Link, StorageStatus), End> {
+        let mut link = Link::connect(tracker, self.dial).await?;
+        let flag = self.init.get();
+        let request = JoinRequest {
+            group: self.group,
+            port: self.port,
+            store_path_count: self.service.store.paths().len() as u16,
+            subdir_count_per_path: self.config.subdirs as u16,
+            upload_priority: self.config.upload_priority,
+            join_time: flag.storage_join_time,
+            up_time: self.up_time,
+            version: Version::new(VERSION).unwrap_or(Version::NONE),
+            fresh: !flag.sync_old_done,
+            status: self.known_status(),
+            id: self.identity.join_id,
+            tracker_ip: IpText::from(link.ip),
+            trackers: self.config.trackers.clone(),
+        };
+        let reply = match link.ask_for(Command::StorageJoin, &request, JoinReply::decode).await {
+            Err(e @ LinkError::Status(..)) => return Err(End::Refused(e)),
+            other => other?,
+        };
+        self.seat(index, |seat| seat.status = Some(reply.status));
+        if reply.source.is_none() && !flag.sync_src_server.is_none() {
+            self.notify(index, &mut link, reply.status).await?;
+        }
+        if !self.init.get().sync_old_done {
+            self.ask_source(&mut link).await?;
+        }
+        self.notify(index, &mut link, reply.status).await?;
+        Ok((link, reply.status))
+    }
+
+    /// A storage that never got the group's old files asks who will push them; the first tracker to answer decides.
+    async fn ask_source(&self, link: &mut Link) -> Result<(), End> {
+        let _one = self.asking_source.lock().await;
+        if self.init.get().sync_old_done {
+            return Ok(());
+        }
+        let answer = match link.ask_for(Command::StorageSyncDestReq, &(), SyncSource::decode).await {
+            Err(e @ LinkError::Status(..)) => return Err(End::Refused(e)),
+            other => other?,
+        };
+        let source = answer.0.unwrap_or_default();
+        if !source.source.is_none() {
+            info!("{} will push the files of the group to this storage", source.source);
+        }
+        self.save(|flag| {
+            flag.sync_old_done = true;
+            flag.sync_src_server = source.source;
+            flag.sync_until_timestamp = source.until;
+        });
+        Ok(())
+    }
+
+    /// Tells a tracker what another one decided about our source.
+    async fn notify(&self, index: usize, link: &mut Link, status: StorageStatus) -> Result<(), End> {
+        let flag = self.init.get();
+        let message = SyncNotify { source: flag.sync_src_server, until: flag.sync_until_timestamp };
+        match link.ask(Command::StorageSyncNotify, &message).await {
+            Ok(_) => Ok(()),
+            // The source was removed from the group.
+            Err(LinkError::Status(Status::ENOENT, _)) => {
+                let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
+                if leads {
+                    warn!("{} has left the group: it will not push old files to this storage", message.source);
+                    self.save(|flag| {
+                        flag.sync_src_server = StorageId::NONE;
+                        flag.sync_old_done = status.code() >= StorageStatus::Offline.code();
+                    });
+                    return Err(End::Again);
+                }
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn save(&self, change: impl FnOnce(&mut fdfs_protocol::datafile::InitFlag)) {
+        if let Err(e) = self.init.update(change) {
+            warn!("{e}");
+        }
+    }
+
+    /// Beats and reports until something ends the session.
+    async fn converse(&self, index: usize, link: &mut Link) -> End {
+        let mut reported = Reported { stat: None, applied: 0 };
+        let mut ticks = interval(Duration::from_secs(1).min(self.config.heart_beat_interval));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut beat_at, mut disk_at) = (Instant::now(), Instant::now());
+        loop {
+            let now = ticks.tick().await;
+            let round = async {
+                if now >= beat_at {
+                    beat_at = now + self.config.heart_beat_interval;
+                    self.beat(index, link, &mut reported).await?;
+                }
+                if now >= disk_at {
+                    disk_at = now + self.config.stat_report_interval;
+                    self.report_disk(index, link).await?;
+                    self.consider_active(index);
+                }
+                self.settle_status(index, link).await
+            };
+            if let Err(end) = round.await {
+                return end;
+            }
+        }
+    }
+
+    async fn beat(&self, index: usize, link: &mut Link, reported: &mut Reported) -> Result<(), End> {
+        let stat = self.stat();
+        let news = (reported.stat != Some(stat)).then_some(stat);
+        let changes = link.ask_for(Command::StorageBeat, &Beat(news), MemberChanges::decode).await?;
+        reported.stat = Some(stat);
+        self.take_changes(index, link, changes).await?;
+        if self.identity.parameters.storage_ip_changed_auto_adjust {
+            self.read_changelog(link).await?;
+        }
+        let (applied, report) = {
+            let members = self.members.lock();
+            (members.applied_count(), members.sync_report())
+        };
+        if applied != reported.applied
+            && let Some(report) = report
+        {
+            let changes = link.ask_for(Command::StorageSyncReport, &report, MemberChanges::decode).await?;
+            reported.applied = applied;
+            self.take_changes(index, link, changes).await?;
+        }
+        Ok(())
+    }
+
+    fn stat(&self) -> StatBlock {
+        let current = self.connections.current() as u32;
+        let max = self.connections.max() as u32;
+        StatBlock { connections: Connections { alloc: max, current, max }, ..self.service.counters.snapshot() }
+    }
+
+    async fn report_disk(&self, index: usize, link: &mut Link) -> Result<(), End> {
+        self.service.store.refresh_space();
+        let paths = self.service.store.paths().iter().map(|p| {
+            let (total_mb, free_mb) = p.space_mb();
+            PathSpace { total_mb, free_mb }
+        });
+        let usage = DiskUsage(paths.collect());
+        let changes = link.ask_for(Command::StorageReportDiskUsage, &usage, MemberChanges::decode).await?;
+        self.take_changes(index, link, changes).await
+    }
+
+    async fn read_changelog(&self, link: &mut Link) -> Result<(), End> {
+        let text = link.ask(Command::StorageChangelogReq, &ChangelogRequest(None)).await?;
+        let text = String::from_utf8_lossy(&text);
+        let Ok(lines) = ChangelogLine::parse_all(&text) else {
+            warn!("the tracker's changelog has lines that are not understood");
+            return Ok(());
+        };
+        for line in lines.iter().filter(|l| l.group == self.group && l.status == StorageStatus::Deleted) {
+            if line.id == self.init.get().sync_src_server {
+                info!("{} has left the group", line.id);
+                self.save(|flag| flag.sync_src_server = StorageId::NONE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what a tracker says has changed in the group.
+    async fn take_changes(&self, index: usize, link: &mut Link, changes: MemberChanges) -> Result<(), End> {
+        if let Some(leader) = changes.leader {
+            let known = self.config.trackers.iter().position(|t| {
+                let has = |ip| Some(ip) == leader.ip.addr();
+                t.port == leader.port && (has(t.ip) || t.other.is_some_and(has))
+            });
+            *self.leader.lock() = known.filter(|_| !leader.is_none());
+        }
+        let Some(list) = changes.members else { return Ok(()) };
+        let merged = self.members.lock().merge(&list, &self.identity.id);
+        if let Some(mine) = merged.mine {
+            self.seat(index, |seat| seat.status = Some(mine));
+            self.consider_active(index);
+        }
+        if !merged.differences.is_empty() {
+            link.ask(Command::StorageReplicaChg, &ReplicaChange(merged.differences)).await?;
+        }
+        if merged.rejoin { Err(End::Again) } else { Ok(()) }
+    }
+
+    /// A follower that disagrees with the leader about our status is told, and joined anew.
+    async fn settle_status(&self, index: usize, link: &mut Link) -> Result<(), End> {
+        let leader = match *self.leader.lock() {
+            Some(leader) if leader != index => leader,
+            _ => return Ok(()),
+        };
+        let (there, here) = {
+            let seats = self.seats.lock();
+            (seats.get(leader).and_then(|s| s.status), seats.get(index).and_then(|s| s.status))
+        };
+        match (there, here) {
+            (Some(there), Some(here)) if there != here && !(there.is_available() && here.is_available()) => {
+                link.ask(Command::StorageChangeStatus, &ChangeStatus(there)).await?;
+                Err(End::Again)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After a beat and a disk report a tracker uses us, unless it waits for our old files.
+    fn consider_active(&self, index: usize) {
+        use StorageStatus as S;
+        let status = self.seat(index, |seat| seat.status).flatten();
+        let waiting = matches!(status, None | Some(S::WaitSync | S::Syncing | S::Deleted | S::IpChanged | S::Recovery));
+        if !waiting {
+            self.active.set(true);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! APPEND_FILE, MODIFY_FILE and TRUNCATE_FILE: changes of appender files.
+//!
+//! One file is changed by one client at a time. A failed append leaves the file as long as it was; a modification that
+//! fails half-way leaves it half-way, as in FastDFS, unless it fitted into the receive buffer: then it was written whole
+//! or not at all.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use fdfs_protocol::binlog::Change;
+use fdfs_protocol::header::Header;
+use fdfs_protocol::storage::{AppendHead, ModifyHead, Truncate};
+use fdfs_protocol::{RemoteName, Status};
+use tracing::error;
+
+use super::info::is_appender;
+use super::upload::WHOLE;
+use super::{Done, Note, Place, Refusal, Service, noted};
+use crate::counters::Count;
+use crate::disk::dir::{self, Meta};
+use crate::names::{Held, Sum};
+use crate::net::Conn;
+
+/// A write into an appender file.
+struct Write<'a> {
+    name: &'a RemoteName,
+    /// `None` is the end of the file.
+    offset: Option<u64>,
+    size: u64,
+    bytes: Count,
+}
+
+impl Service {
+    pub(super) async fn append(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
+        let body = conn.body_left();
+        let name_len = AppendHead::name_len(fixed(conn, AppendHead::FIXED_LEN).await?, body)?;
+        let len = AppendHead::FIXED_LEN + name_len;
+        let head = AppendHead::decode(conn.head(len).await?, body)?;
+        conn.consume(len);
+        noted(self, note, &head.name);
+        self.write(conn, Write { name: &head.name, offset: None, size: head.size, bytes: Count::AppendBytes }).await
+    }
+
+    pub(super) async fn modify(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
+        let body = conn.body_left();
+        let name_len = ModifyHead::name_len(fixed(conn, ModifyHead::FIXED_LEN).await?, body)?;
+        let len = ModifyHead::FIXED_LEN + name_len;
+        let head = ModifyHead::decode(conn.head(len).await?, body)?;
+        conn.consume(len);
+        noted(self, note, &head.name);
+        let write = Write { name: &head.name, offset: Some(head.offset), size: head.size, bytes: Count::ModifyBytes };
+        self.write(conn, write).await
+    }
+
+    async fn write(&self, conn: &mut Conn<'_>, write: Write<'_>) -> Done {
+        self.counters.tried(write.bytes, write.size);
+        let place = self.place(write.name)?;
+        let mut held = self.names.hold(write.name, self.settings.timeout).await?;
+        let (file, old) = self.open_appender(&place, write.name)?;
+        let at = write.offset.unwrap_or(old.size);
+        if at > old.size || at.checked_add(write.size).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(Status::EINVAL.into());
+        }
+        if write.size == 0 {
+            return Ok(conn.send(&Header::ok(0).encode()).await?);
+        }
+        // The running sum goes on only over writes at the end; an append that fails leaves it as it was.
+        let before = held.sum(old.size).filter(|_| at == old.size);
+        let mut hasher = before.as_ref().map_or_else(crc32fast::Hasher::new, |sum| sum.hasher.clone());
+        if at < old.size {
+            held.set_sum(None);
+        }
+        let received = match write.size <= WHOLE {
+            true => self.receive_at_once(conn, &file, at, write.size, &mut hasher).await,
+            false => self.receive_into(conn, &file, at, write.size, &mut hasher).await,
+        };
+        if let Err(refusal) = received {
+            shorten(&place, &file, &mut held, old.size);
+            return Err(refusal);
+        }
+        let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
+        let change = match write.offset {
+            Some(offset) => Change::Modify { offset, len: write.size },
+            None => Change::Append { offset: at, len: write.size },
+        };
+        if let Err(status) = self.record(meta.mtime, change, write.name) {
+            shorten(&place, &file, &mut held, old.size);
+            return Err(status.into());
+        }
+        if at == old.size {
+            held.set_sum(before.map(|_| Sum { hasher, size: at + write.size }));
+        }
+        place.path.took((at + write.size).saturating_sub(old.size));
+        self.settle(place.index, Some(file), None).await?;
+        drop(held);
+        self.counters.went_well(write.bytes, write.size);
+        Ok(conn.send(&Header::ok(0).encode()).await?)
+    }
+
+    async fn receive_at_once(
+        &self,
+        conn: &mut Conn<'_>,
+        file: &File,
+        at: u64,
+        size: u64,
+        hasher: &mut crc32fast::Hasher,
+    ) -> Result<(), Refusal> {
+        let content = conn.head(size as usize).await?;
+        hasher.update(content);
+        let written = file.write_all_at(content, at);
+        self.counters.count(Count::FileWrite, 1, written.is_ok());
+        conn.consume(size as usize);
+        written.map_err(|e| {
+            error!("cannot write content: {e}");
+            Refusal::Status(Status::from(&e))
+        })
+    }
+
+    pub(super) async fn truncate(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
+        let body = self.whole(conn).await?;
+        let request = Truncate::decode(body)?;
+        let len = body.len();
+        conn.consume(len);
+        noted(self, note, &request.name);
+        let place = self.place(&request.name)?;
+        let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
+        let (file, old) = self.open_appender(&place, &request.name)?;
+        if request.size != old.size {
+            held.set_sum(None);
+            place.try_on("truncate", |_| file.set_len(request.size))?;
+            let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
+            let change = Change::Truncate { old: old.size, new: request.size };
+            self.record(meta.mtime, change, &request.name)?;
+            self.settle(place.index, Some(file), None).await?;
+        }
+        drop(held);
+        Ok(conn.send(&Header::ok(0).encode()).await?)
+    }
+
+    /// Opens an appender file for changing it.
+    pub(super) fn open_appender(&self, place: &Place<'_>, name: &RemoteName) -> Result<(File, Meta), Status> {
+        let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
+        self.counters.count(Count::FileOpen, 1, opened.is_ok());
+        let file = match opened {
+            // A directory cannot be opened for writing; to the client it is just not a file.
+            Err(Status::EISDIR) => return Err(Status::EINVAL),
+            other => other?,
+        };
+        let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
+        if !meta.is_file() || !is_appender(name) {
+            return Err(Status::EINVAL);
+        }
+        Ok((file, meta))
+    }
+}
+
+/// The fixed part of a body that must have it.
+async fn fixed<'c>(conn: &'c mut Conn<'_>, len: usize) -> Result<&'c [u8], Refusal> {
+    if conn.body_left() <= len as u64 {
+        return Err(Status::EINVAL.into());
+    }
+    Ok(conn.head(len).await?)
+}
+
+/// Takes back what a failed write added to the end.
+fn shorten(place: &Place<'_>, file: &File, held: &mut Held<'_>, size: u64) {
+    let cut = || -> io::Result<()> { if dir::meta_of(file)?.size > size { file.set_len(size) } else { Ok(()) } };
+    if let Err(e) = cut() {
+        held.set_sum(None);
+        error!("cannot take back a failed write to {}: {e}", place.dir().full(&place.rel).display());
+    }
+}

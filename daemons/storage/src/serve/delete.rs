@@ -1,0 +1,89 @@
+//! DELETE_FILE.
+
+use std::io;
+
+use fdfs_protocol::binlog::Change;
+use fdfs_protocol::header::Header;
+use fdfs_protocol::storage::FileRequest;
+use fdfs_protocol::{RemoteName, Status};
+use tracing::error;
+
+use super::info::is_appender;
+use super::{Done, Note, Place, Refusal, Service, noted};
+use crate::clock;
+use crate::counters::Count;
+use crate::net::Conn;
+
+/// Giving back the blocks of a file larger than this takes so long that another thread does it.
+const INLINE: u64 = 64 * 1024 * 1024;
+
+impl Service {
+    /// Also says what was counted: a file or a link.
+    pub(super) async fn delete(&self, conn: &mut Conn<'_>, note: &mut Note) -> (Count, Done) {
+        let mut what = Count::Delete;
+        let done = self.delete_file(conn, note, &mut what).await;
+        (what, done)
+    }
+
+    async fn delete_file(&self, conn: &mut Conn<'_>, note: &mut Note, what: &mut Count) -> Done {
+        let request = self.file_request(conn).await?;
+        noted(self, note, &request.name);
+        self.own_group(&request.group)?;
+        let name = request.name;
+        let place = self.place(&name)?;
+        // Whoever appends to the file finishes first, so that its record comes before ours.
+        let _held = match is_appender(&name) {
+            true => {
+                let mut held = self.names.hold(&name, self.settings.timeout).await?;
+                held.set_sum(None);
+                Some(held)
+            }
+            false => None,
+        };
+        let meta = place.try_on("look at", |p| p.dir().meta(&p.rel, false))?;
+        if meta.is_link() {
+            *what = Count::DeleteLink;
+        } else if !meta.is_file() {
+            return Err(Status::EINVAL.into());
+        }
+        self.unlink(&place, meta.size).await?;
+        self.record(clock::now(), Change::Delete, &name)?;
+        self.delete_metadata(&name)?;
+        self.settle(place.index, None, self.dir_to_settle(&place)).await?;
+        Ok(conn.send(&Header::ok(0).encode()).await?)
+    }
+
+    async fn unlink(&self, place: &Place<'_>, size: u64) -> Result<(), Refusal> {
+        if size <= INLINE {
+            return Ok(place.try_on("remove", |p| p.dir().unlink(&p.rel))?);
+        }
+        let (dir, rel) = (place.path.dir.clone(), place.rel);
+        let unlinked = tokio::task::spawn_blocking(move || dir.unlink(&rel)).await;
+        let unlinked = unlinked.unwrap_or_else(|e| Err(io::Error::other(e)));
+        Ok(place.try_on("remove", |_| unlinked)?)
+    }
+
+    /// Removes the metadata of a file that was removed; most files have none.
+    fn delete_metadata(&self, name: &RemoteName) -> Result<(), Status> {
+        let Some(metadata) = name.metadata() else { return Ok(()) };
+        let place = self.place(&metadata)?;
+        match place.dir().unlink(&place.rel) {
+            Ok(()) => self.record(clock::now(), Change::Delete, &metadata),
+            Err(e) => {
+                if e.kind() != io::ErrorKind::NotFound {
+                    error!("cannot remove {metadata}: {e}");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a body that is a group and a name.
+    pub(super) async fn file_request(&self, conn: &mut Conn<'_>) -> Result<FileRequest, Refusal> {
+        let body = self.whole(conn).await?;
+        let request = FileRequest::decode(body)?;
+        let len = body.len();
+        conn.consume(len);
+        Ok(request)
+    }
+}

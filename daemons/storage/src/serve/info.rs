@@ -1,0 +1,62 @@
+//! QUERY_FILE_INFO.
+
+use fdfs_protocol::file_id::{Kind, Source};
+use fdfs_protocol::header;
+use fdfs_protocol::storage::{FileInfo, FileInfoFlags};
+use fdfs_protocol::{IpText, RemoteName, Status};
+use tracing::debug;
+
+use super::seal::checksum;
+use super::{Done, Note, Service, noted};
+use crate::counters::Count;
+use crate::net::Conn;
+
+/// Whether the name has the flag of appender files; slaves of appenders have it too.
+pub(super) fn is_appender(name: &RemoteName) -> bool {
+    name.kind() == Ok(Kind::Appender)
+}
+
+impl Service {
+    pub(super) async fn query_file_info(&self, conn: &mut Conn<'_>, flags: u8, note: &mut Note) -> Done {
+        let flags = FileInfoFlags::from_byte(flags);
+        let request = self.file_request(conn).await?;
+        let name = request.name;
+        noted(self, note, &name);
+        self.own_group(&request.group)?;
+        let place = self.place(&name)?;
+        let found = place.try_on("look at", |p| p.dir().meta(&p.rel, true));
+        if found == Err(Status::ENOENT) && !flags.silent {
+            debug!("asked about {name}, which is not here");
+        }
+        let meta = found?;
+        if !meta.is_file() || name.as_bytes().len() < FileInfo::MIN_NAME {
+            return Err(Status::EINVAL.into());
+        }
+        let membership = self.membership()?;
+        let block = name.block().map_err(|_| Status::EINVAL)?;
+        let told = name.kind().is_ok_and(Kind::is_normal);
+        let crc32 = match (told, flags.no_crc) {
+            (true, _) => block.crc32,
+            (false, true) => 0,
+            (false, false) => {
+                let held = self.names.hold(&name, self.settings.timeout).await?;
+                match held.sum(meta.size) {
+                    Some(sum) => sum.hasher.finalize(),
+                    None => {
+                        let opened = place.try_on("open", |p| p.dir().open_read(&p.rel));
+                        self.counters.count(Count::FileOpen, 1, opened.is_ok());
+                        checksum(opened?, meta.size).await?
+                    }
+                }
+            }
+        };
+        let source = match block.source {
+            Source::Ip(ip) => IpText::from(std::net::IpAddr::V4(ip)),
+            Source::Id(id) => membership.ids.get(&id).copied().unwrap_or_default(),
+        };
+        let info = FileInfo { size: meta.size, mtime: meta.mtime, crc32, source };
+        let mut out = Vec::with_capacity(80);
+        header::response_with(&mut out, |out| info.encode(membership.ip_size, out));
+        Ok(conn.send(&out).await?)
+    }
+}

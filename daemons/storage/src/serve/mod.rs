@@ -1,0 +1,403 @@
+//! What the storage does for its clients, one module per kind of request.
+//!
+//! | commands | module |
+//! |---|---|
+//! | UPLOAD_FILE, UPLOAD_APPENDER_FILE, UPLOAD_SLAVE_FILE | [`upload`], [`slave`] |
+//! | APPEND_FILE, MODIFY_FILE, TRUNCATE_FILE | [`change`] |
+//! | REGENERATE_APPENDER_FILENAME | [`seal`] |
+//! | DELETE_FILE | [`delete`] |
+//! | SET_METADATA, GET_METADATA | [`metadata`] |
+//! | DOWNLOAD_FILE | [`download`] |
+//! | QUERY_FILE_INFO | [`info`] |
+//!
+//! A handler takes what it needs of the body, answers success itself, and reports everything else as a [`Refusal`]:
+//! [`Service::serve`] turns that into an answer, keeps the stream in step or ends it, and counts and logs the request.
+
+mod change;
+mod delete;
+mod download;
+mod info;
+mod metadata;
+mod seal;
+mod slave;
+mod upload;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::config::ReservedSpace;
+use fdfs_protocol::file_id::Source;
+use fdfs_protocol::header::{HEADER_LEN, Header};
+use fdfs_protocol::{Command, GroupName, IpSize, IpText, RemoteName, Status, WireError};
+use fdfs_server::Handler;
+use tokio::net::TcpStream;
+use tracing::{error, warn};
+
+use crate::access_log::{AccessLog, Entry};
+use crate::clock;
+use crate::counters::{Count, Counters};
+use crate::disk::binlog::Binlog;
+use crate::disk::dir::RelPath;
+use crate::disk::durable::{Syncer, Touched};
+use crate::disk::rotation::Rotation;
+use crate::disk::store::{PathChoice, Store, StorePath, rel_path};
+use crate::names::Names;
+use crate::net::scratch::SIZE;
+use crate::net::{Conn, Gone};
+
+/// A refused body of at most this many bytes is read to its end, so that the connection can be used again.
+const DRAIN: u64 = 1024 * 1024;
+
+/// What this storage is in its cluster: known when a tracker has told.
+#[derive(Debug)]
+pub struct Membership {
+    /// What stands in the names of new files.
+    pub source: Source,
+    /// Space to keep free.
+    pub reserved: ReservedSpace,
+    /// How a store path is chosen when the client leaves it open.
+    pub choice: PathChoice,
+    /// Width of address fields.
+    pub ip_size: IpSize,
+    /// Addresses of the storages with configured ids.
+    pub ids: HashMap<u32, IpText>,
+}
+
+/// Limits and switches of the service.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The group this storage belongs to.
+    pub group: GroupName,
+    /// Longest wait inside a request, and for the first one.
+    pub timeout: Duration,
+    /// Longest request without file content, header included.
+    pub buff_size: usize,
+}
+
+/// Everything a request may need.
+#[derive(Debug)]
+pub struct Service {
+    /// Limits and switches.
+    pub settings: Settings,
+    /// The store paths.
+    pub store: Store,
+    /// Where new files go.
+    pub rotation: Rotation,
+    /// The log of changes.
+    pub binlog: Arc<Binlog>,
+    /// What was done.
+    pub counters: Counters,
+    /// Files being changed.
+    pub names: Names,
+    /// Makes changes durable before they are acknowledged, if that was asked for.
+    pub syncer: Option<Syncer>,
+    /// The access log, if enabled.
+    pub access: Option<AccessLog>,
+    /// Set once, when a tracker has told.
+    pub membership: OnceLock<Membership>,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// To be answered with this status.
+    Status(Status),
+    /// There is nobody to answer.
+    Gone,
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Refusal {
+        Refusal::Status(status)
+    }
+}
+
+impl From<Gone> for Refusal {
+    fn from(_: Gone) -> Refusal {
+        Refusal::Gone
+    }
+}
+
+impl From<WireError> for Refusal {
+    fn from(e: WireError) -> Refusal {
+        Refusal::Status(e.status())
+    }
+}
+
+type Done = Result<(), Refusal>;
+
+/// What the access log wants to know of a request.
+#[derive(Debug, Default)]
+struct Note {
+    action: &'static str,
+    name: String,
+}
+
+/// A file of this storage, found by its name from outside.
+struct Place<'a> {
+    index: usize,
+    path: &'a StorePath,
+    rel: RelPath,
+}
+
+impl Place<'_> {
+    /// Runs a call on the file; failures other than "no such file" are logged, since the client sees a number only.
+    fn try_on<T>(&self, what: &str, call: impl FnOnce(&Self) -> io::Result<T>) -> Result<T, Status> {
+        call(self).map_err(|e| {
+            if e.kind() != io::ErrorKind::NotFound {
+                error!("cannot {what} {}: {e}", self.path.dir.full(&self.rel).display());
+            }
+            Status::from(&e)
+        })
+    }
+
+    fn dir(&self) -> &crate::disk::dir::Dir {
+        &self.path.dir
+    }
+}
+
+impl Service {
+    /// The membership, or `EAGAIN` while no tracker has told it.
+    fn membership(&self) -> Result<&Membership, Status> {
+        self.membership.get().ok_or(Status::EAGAIN)
+    }
+
+    fn place(&self, name: &RemoteName) -> Result<Place<'_>, Status> {
+        let index = name.store_path();
+        let path = self.store.path(index).ok_or(Status::EINVAL)?;
+        Ok(Place { index: usize::from(index), path, rel: rel_path(name.true_name())? })
+    }
+
+    /// The whole body of a request without file content.
+    async fn whole<'c>(&self, conn: &'c mut Conn<'_>) -> Result<&'c [u8], Refusal> {
+        let limit = self.settings.buff_size.min(SIZE) - HEADER_LEN;
+        match usize::try_from(conn.body_left()) {
+            Ok(len) if len < limit => Ok(conn.head(len).await?),
+            _ => Err(Status::EINVAL.into()),
+        }
+    }
+
+    fn own_group(&self, group: &GroupName) -> Result<(), Status> {
+        if *group == self.settings.group { Ok(()) } else { Err(Status::EINVAL) }
+    }
+
+    /// Writes the binlog record of a change that a client made at `now`.
+    fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
+        let timestamp = now.clamp(0, i64::from(u32::MAX)) as u32;
+        let record = Record { timestamp, origin: Origin::Client, change, name: canonical(name) };
+        let mut line = [0u8; Record::MAX_LINE + 64];
+        let mut rest = &mut line[..];
+        let written = writeln!(rest, "{record}");
+        let len = Record::MAX_LINE + 64 - rest.len();
+        self.counters.source_update(now);
+        written.and_then(|()| self.binlog.append(&line[..len])).map_err(|e| {
+            error!("cannot write the binlog: {e}");
+            Status::from(&e)
+        })
+    }
+
+    /// Puts a change and its record on stable storage, if that was asked for.
+    async fn settle(&self, path: usize, file: Option<File>, dir: Option<Arc<OwnedFd>>) -> Result<(), Status> {
+        let Some(syncer) = &self.syncer else { return Ok(()) };
+        syncer.sync(Touched { path, file, dir }).await.map_err(|e| {
+            error!("cannot put a change on stable storage: {e}");
+            Status::from(&e)
+        })
+    }
+
+    /// The directory a file is in, held open, if somebody will have to sync it.
+    fn dir_to_settle(&self, place: &Place<'_>) -> Option<Arc<OwnedFd>> {
+        self.syncer.as_ref()?;
+        let parent = RelPath::new(place.rel.split().0)?;
+        place.dir().open_dir(&parent).ok().map(Arc::new)
+    }
+
+    /// Answers with this storage's group and a name.
+    async fn answer_name(&self, conn: &mut Conn<'_>, name: &RemoteName) -> Done {
+        let name = name.as_bytes();
+        let mut out = [0u8; HEADER_LEN + GroupName::LEN + RemoteName::MAX_LEN];
+        let body = GroupName::LEN + name.len();
+        out[..HEADER_LEN].copy_from_slice(&Header::ok(body as u64).encode());
+        let group = self.settings.group.as_bytes();
+        out[HEADER_LEN..HEADER_LEN + group.len()].copy_from_slice(group);
+        out[HEADER_LEN + GroupName::LEN..HEADER_LEN + body].copy_from_slice(name);
+        Ok(conn.send(&out[..HEADER_LEN + body]).await?)
+    }
+
+    async fn handle(&self, conn: &mut Conn<'_>, header: Header, note: &mut Note) -> Done {
+        let Some(command) = Command::from_code(header.cmd) else { return Err(Status::EINVAL.into()) };
+        let counters = &self.counters;
+        match command {
+            Command::UploadFile | Command::UploadAppenderFile => {
+                note.action = "upload";
+                let done = self.upload(conn, command == Command::UploadAppenderFile, note).await;
+                self.count(Count::Upload, done)
+            }
+            Command::UploadSlaveFile => {
+                note.action = "upload";
+                let done = self.upload_slave(conn, note).await;
+                self.count(Count::Upload, done)
+            }
+            Command::DownloadFile => {
+                note.action = "download";
+                let done = self.download(conn, note).await;
+                self.count(Count::Download, done)
+            }
+            Command::AppendFile => {
+                note.action = "append";
+                let done = self.append(conn, note).await;
+                self.count(Count::Append, done)
+            }
+            Command::ModifyFile => {
+                note.action = "modify";
+                let done = self.modify(conn, note).await;
+                self.count(Count::Modify, done)
+            }
+            Command::TruncateFile => {
+                note.action = "truncate";
+                let done = self.truncate(conn, note).await;
+                self.count(Count::Truncate, done)
+            }
+            Command::RegenerateAppenderFilename => {
+                note.action = "rename";
+                self.regenerate(conn, note).await
+            }
+            Command::DeleteFile => {
+                note.action = "delete";
+                let (what, done) = self.delete(conn, note).await;
+                self.count(what, done)
+            }
+            Command::SetMetadata => {
+                note.action = "set_metadata";
+                let done = self.set_metadata(conn, note).await;
+                self.count(Count::SetMeta, done)
+            }
+            Command::GetMetadata => {
+                note.action = "get_metadata";
+                let done = self.get_metadata(conn, note).await;
+                self.count(Count::GetMeta, done)
+            }
+            Command::QueryFileInfo => {
+                note.action = "status";
+                self.query_file_info(conn, header.status, note).await
+            }
+            Command::ActiveTest if header.body_len == 0 => Ok(conn.send(&Header::ok(0).encode()).await?),
+            Command::Quit => Err(Refusal::Gone),
+            _ => {
+                counters.count(Count::FileOpen, 0, true);
+                Err(Status::EINVAL.into())
+            }
+        }
+    }
+
+    fn count(&self, what: Count, done: Done) -> Done {
+        self.counters.count(what, 1, done.is_ok());
+        done
+    }
+
+    /// Answers a refused request; says whether the connection can go on.
+    async fn refuse(&self, conn: &mut Conn<'_>, status: Status) -> bool {
+        if conn.send(&Header::failure(status).encode()).await.is_err() {
+            return false;
+        }
+        // FastDFS closes after EINVAL, and clients expect it: a request that makes no sense may not be in step.
+        if status != Status::EINVAL && conn.body_left() <= DRAIN {
+            return conn.drain().await.is_ok();
+        }
+        if conn.body_left() > 0 {
+            conn.linger().await;
+        }
+        false
+    }
+
+    fn log_access(
+        &self,
+        log: &AccessLog,
+        peer: SocketAddr,
+        note: &Note,
+        status: Status,
+        began: (SystemTime, Instant),
+        lengths: (u64, u64),
+    ) {
+        if note.action.is_empty() {
+            return;
+        }
+        log.add(&Entry {
+            peer: peer.ip(),
+            action: note.action,
+            name: &note.name,
+            status: status.0,
+            began: began.0,
+            took: began.1.elapsed(),
+            request: lengths.0,
+            response: lengths.1,
+        });
+    }
+}
+
+impl Handler for Service {
+    async fn serve(self: Arc<Self>, stream: &mut TcpStream, peer: SocketAddr) {
+        let mut conn = Conn::new(stream, peer, self.settings.timeout);
+        let mut served = false;
+        // A connection on which nothing was ever asked is closed after the timeout; one that has served may stay idle.
+        while let Ok(header) = conn.request(served).await {
+            let mut note = Note::default();
+            let began = self.access.as_ref().map(|_| (SystemTime::now(), Instant::now()));
+            let done = self.handle(&mut conn, header, &mut note).await;
+            let status = match done {
+                Ok(()) => Status::OK,
+                Err(Refusal::Status(status)) => status,
+                Err(Refusal::Gone) => return,
+            };
+            let go_on = match done {
+                Ok(()) => conn.body_left() == 0,
+                Err(_) => self.refuse(&mut conn, status).await,
+            };
+            if let (Some(log), Some(began)) = (&self.access, began) {
+                let lengths = (header.body_len.saturating_add(HEADER_LEN as u64), conn.sent());
+                self.log_access(log, peer, &note, status, began, lengths);
+            }
+            if !go_on {
+                return;
+            }
+            served = true;
+        }
+    }
+}
+
+/// The name of a file as the log shows it, kept only if there is a log.
+fn noted(service: &Service, note: &mut Note, name: &RemoteName) {
+    if service.access.is_some() {
+        note.name = name.to_string();
+    }
+}
+
+/// The first moment worth a warning: the disk took part of something.
+fn warn_removed(what: &str, path: &std::path::Path, result: io::Result<()>) {
+    if let Err(e) = result
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        warn!("cannot remove {what} {}: {e}", path.display());
+    }
+}
+
+/// The name as records carry it: with its store path, in upper case. Requests may leave out the first one.
+fn canonical(name: &RemoteName) -> RemoteName {
+    let text = name.as_bytes();
+    let plain = text[0] == b'M' && !text[1].is_ascii_lowercase() && !text[2].is_ascii_lowercase();
+    if plain {
+        return *name;
+    }
+    RemoteName::parse(format!("M{:02X}/{}", name.store_path(), name.true_name()).as_bytes()).unwrap_or(*name)
+}
+
+/// Seconds since 1970 as names carry them.
+fn name_time() -> u32 {
+    clock::now().clamp(0, i64::from(u32::MAX)) as u32
+}

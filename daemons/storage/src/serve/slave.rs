@@ -1,0 +1,110 @@
+//! UPLOAD_SLAVE_FILE: a file named after another one, in the same directory.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use fdfs_protocol::binlog::Change;
+use fdfs_protocol::storage::UploadSlaveHead;
+use fdfs_protocol::{RemoteName, Status};
+use tracing::error;
+
+use super::upload::WHOLE;
+use super::{Done, Note, Place, Refusal, Service, noted, warn_removed};
+use crate::clock;
+use crate::counters::Count;
+use crate::disk::dir::RelPath;
+use crate::disk::incoming::Incoming;
+use crate::names::Sum;
+use crate::net::Conn;
+
+impl Service {
+    pub(super) async fn upload_slave(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
+        let body = conn.body_left();
+        if body <= UploadSlaveHead::FIXED_LEN as u64 {
+            return Err(Status::EINVAL.into());
+        }
+        let name_len = UploadSlaveHead::name_len(conn.head(UploadSlaveHead::FIXED_LEN).await?, body)?;
+        let len = UploadSlaveHead::FIXED_LEN + name_len;
+        let head = UploadSlaveHead::decode(conn.head(len).await?, body)?;
+        conn.consume(len);
+        let name = head.master.slave(&head.prefix, &head.ext).map_err(|_| Status::EINVAL)?;
+        noted(self, note, &name);
+        let master = self.place(&head.master)?;
+        let place = self.place(&name)?;
+        if !place.path.has_room(head.size, &self.membership()?.reserved, self.store.paths().len()) {
+            return Err(Status::ENOSPC.into());
+        }
+        master.try_on("look at", |m| m.dir().meta(&m.rel, true))?;
+        if place.dir().meta(&place.rel, false).is_ok() {
+            return Err(Status::EEXIST.into());
+        }
+        self.counters.tried(Count::UploadBytes, head.size);
+        let (file, sum) = match head.size <= WHOLE {
+            true => self.slave_whole(conn, &place, head.size).await?,
+            false => self.slave_stream(conn, &place, head.size).await?,
+        };
+        self.publish_slave(&place, &name, file).await?;
+        place.path.took(head.size);
+        // Not only of appenders: QUERY_FILE_INFO computes the checksum of slaves as well. But those are rarely asked.
+        if super::info::is_appender(&name) {
+            self.names.remember(&name, sum);
+        }
+        self.counters.went_well(Count::UploadBytes, head.size);
+        self.answer_name(conn, &name).await
+    }
+
+    async fn slave_whole(&self, conn: &mut Conn<'_>, place: &Place<'_>, size: u64) -> Result<(File, Sum), Refusal> {
+        let content = conn.head(size as usize).await?;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(content);
+        let created = place.dir().create_new(&place.rel);
+        self.counters.count(Count::FileOpen, 1, created.is_ok());
+        let mut file = created.map_err(|e| refused(place, &e))?;
+        let written = file.write_all(content);
+        self.counters.count(Count::FileWrite, 1, written.is_ok());
+        if let Err(e) = written {
+            let status = refused(place, &e);
+            remove(place);
+            return Err(status.into());
+        }
+        conn.consume(size as usize);
+        Ok((file, Sum { hasher, size }))
+    }
+
+    async fn slave_stream(&self, conn: &mut Conn<'_>, place: &Place<'_>, size: u64) -> Result<(File, Sum), Refusal> {
+        let (parent, file) = place.rel.split();
+        let parent = RelPath::new(parent).ok_or(Status::EINVAL)?;
+        let file = RelPath::new(file).ok_or(Status::EINVAL)?;
+        let begun = place.dir().open_dir(&parent).and_then(|dir| Incoming::begin(&dir.into()));
+        self.counters.count(Count::FileOpen, 1, begun.is_ok());
+        let mut incoming = begun.map_err(|e| refused(place, &e))?;
+        let mut hasher = crc32fast::Hasher::new();
+        self.receive_into(conn, incoming.file(), 0, size, &mut hasher).await?;
+        incoming.publish(&file).map_err(|e| refused(place, &e))?;
+        Ok((incoming.into_file(), Sum { hasher, size }))
+    }
+
+    async fn publish_slave(&self, place: &Place<'_>, name: &RemoteName, file: File) -> Result<(), Refusal> {
+        if let Err(status) = self.record(clock::now(), Change::Create, name) {
+            remove(place);
+            return Err(status.into());
+        }
+        if let Err(status) = self.settle(place.index, Some(file), self.dir_to_settle(place)).await {
+            remove(place);
+            let _ = self.record(clock::now(), Change::Delete, name);
+            return Err(status.into());
+        }
+        Ok(())
+    }
+}
+
+fn refused(place: &Place<'_>, e: &io::Error) -> Status {
+    if e.kind() != io::ErrorKind::AlreadyExists {
+        error!("cannot write {}: {e}", place.dir().full(&place.rel).display());
+    }
+    Status::from(e)
+}
+
+fn remove(place: &Place<'_>) {
+    warn_removed("an incomplete upload", &place.dir().full(&place.rel), place.dir().unlink(&place.rel));
+}

@@ -1,0 +1,390 @@
+//! A running storage: its parts put together, started and stopped.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use fdfs_protocol::datafile::StorageStatFile;
+use fdfs_protocol::{GroupName, IpText};
+use fdfs_server::{Listen, Server};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep};
+use tracing::{error, info, warn};
+
+use crate::access_log::AccessLog;
+use crate::clock;
+use crate::config::{Fsync, StorageConfig};
+use crate::counters::Counters;
+use crate::disk::binlog::Binlog;
+use crate::disk::durable::Syncer;
+use crate::disk::init_flag::InitState;
+use crate::disk::replace_file;
+use crate::disk::rotation::{Position, Rotation};
+use crate::disk::store::Store;
+use crate::names::Names;
+use crate::report::active::Active;
+use crate::report::identity::{self, Identity};
+use crate::report::link::Dial;
+use crate::report::session::Cluster;
+use crate::serve::{Service, Settings};
+
+/// How long [`Storage::start`] waits for a tracker to say who this storage is. After that it goes on waiting in the
+/// background, and answers requests for files with EAGAIN until then.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+
+/// Pause between questions to trackers that did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the free space is looked at and the access log written.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A running storage. Dropping it stops it.
+#[derive(Debug)]
+pub struct Storage {
+    server: Option<Server>,
+    service: Arc<Service>,
+    addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    active: Arc<Active>,
+    background: Option<JoinHandle<()>>,
+}
+
+impl Storage {
+    /// Starts to serve. Returns when the storage listens and, if a tracker answers within a few seconds, knows who it is.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving, with the key, the path and the remedy; nothing keeps running then.
+    pub fn start(config: StorageConfig) -> anyhow::Result<Storage> {
+        for remark in &config.remarks {
+            warn!("{remark}");
+        }
+        let up_time = clock::now();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot make a runtime")?;
+        let dial = Dial {
+            from: config.bind.first().copied().filter(|_| config.client_bind),
+            connect: config.connect_timeout,
+            answer: config.network_timeout,
+        };
+        let group = match config.group {
+            Some(group) => group,
+            None => ask_group(&runtime, &config, dial)?,
+        };
+        let config = Arc::new(config);
+        let (service, init) = open(&config, group)?;
+        let service = Arc::new(service);
+        let init = Arc::new(init);
+        let server = Server::start(listen(&config), service.clone()).context("check bind_addr and port")?;
+        let addr = server.local_addr();
+        let (stop, stopped) = watch::channel(false);
+        let active = Arc::new(Active::default());
+        let (ready, waiting) = std::sync::mpsc::channel();
+        let background = Background {
+            config,
+            service: service.clone(),
+            init,
+            dial,
+            up_time,
+            addr,
+            connections: server.connections().clone(),
+            active: active.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("storage-report".into())
+            .spawn(move || runtime.block_on(background.run(stopped, ready)))
+            .context("cannot start a thread")?;
+        let storage = Storage { server: Some(server), service, addr, stop, active, background: Some(thread) };
+        match waiting.recv_timeout(FIRST_WAIT) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(e),
+            Err(_) => warn!("no tracker has answered yet; serving begins when one does"),
+        }
+        info!("storage of {group} listens on {addr}");
+        Ok(storage)
+    }
+
+    /// The address it listens on, with the real port.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Blocks until a tracker uses this storage; false if that takes longer than `patience`.
+    pub fn wait_active(&self, patience: Duration) -> bool {
+        self.active.wait(patience)
+    }
+
+    /// Whether a tracker uses this storage now.
+    pub fn is_active(&self) -> bool {
+        self.active.get()
+    }
+
+    /// The service, for statistics.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// Stops: answers in progress end, counters are saved, trackers see the connection close.
+    pub fn stop(mut self) {
+        self.shut();
+    }
+
+    fn shut(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.background.take()
+            && thread.join().is_err()
+        {
+            error!("the reporting thread had panicked");
+        }
+        if let Some(syncer) = &self.service.syncer {
+            syncer.stop();
+        }
+        if let Some(log) = &self.service.access {
+            log.flush();
+        }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+fn listen(config: &StorageConfig) -> Listen {
+    Listen {
+        bind: config.bind.clone(),
+        port: config.port,
+        workers: config.workers,
+        max_connections: config.max_connections,
+        allow: config.allow.clone(),
+        name: "storage",
+    }
+}
+
+fn ask_group(runtime: &Runtime, config: &StorageConfig, dial: Dial) -> anyhow::Result<GroupName> {
+    if config.trackers.is_empty() {
+        bail!("group_name is missing; name the group of this storage");
+    }
+    runtime
+        .block_on(identity::ask_group(config, dial))
+        .context("group_name is missing, and no tracker could tell it: name the group, or add this storage to the tracker's storage ids")
+}
+
+/// Opens everything on disk.
+fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, InitState)> {
+    let data = config.base_path.join("data");
+    std::fs::create_dir_all(&data).with_context(|| {
+        format!("base_path = {}: cannot make its data directory (wrong path or owner?)", config.base_path.display())
+    })?;
+    let init = InitState::open(&data)?;
+    let store = Store::open(&config.paths, config.subdirs)?;
+    if config.check_store_path_mark {
+        init.check_marks(&store)?;
+    }
+    let rebuilt = store.paths().iter().filter(|p| p.created);
+    for path in rebuilt.filter(|_| init.get().sync_old_done) {
+        warn!(
+            "{}: the directories were missing and have been made; files that were there can be had from other storages \
+             of the group only (rebuilding a disk is not supported by this version)",
+            path.dir.path().display()
+        );
+    }
+    let saved = read_stat(&stat_path(config))?;
+    let position = Position {
+        high: saved.dist_path_index_high,
+        low: saved.dist_path_index_low,
+        written: saved.dist_write_file_count,
+    };
+    let binlog = Arc::new(Binlog::open(&data)?);
+    let syncer = match config.fsync {
+        Fsync::Never => None,
+        Fsync::Always => {
+            let dirs = store.paths().iter().map(|p| p.dir.clone()).collect();
+            Some(Syncer::start(dirs, binlog.clone()).context("cannot start a thread")?)
+        }
+    };
+    let access =
+        config.access_log.map(|log| AccessLog::open(&config.base_path, log.precision, log.keep_days)).transpose()?;
+    let settings = Settings { group, timeout: config.network_timeout, buff_size: config.buff_size };
+    let service = Service {
+        settings,
+        store,
+        rotation: Rotation::new(config.distribution, config.subdirs, position),
+        binlog,
+        counters: Counters::new(saved.stat),
+        names: Names::default(),
+        syncer,
+        access,
+        membership: OnceLock::new(),
+    };
+    Ok((service, init))
+}
+
+fn stat_path(config: &StorageConfig) -> PathBuf {
+    config.base_path.join("data").join("storage_stat.dat")
+}
+
+fn read_stat(path: &std::path::Path) -> anyhow::Result<StorageStatFile> {
+    match std::fs::read(path) {
+        Ok(text) => StorageStatFile::parse(path, &text).context("correct the file, or remove it to count from zero"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(StorageStatFile::default()),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// What runs beside the serving threads.
+struct Background {
+    config: Arc<StorageConfig>,
+    service: Arc<Service>,
+    init: Arc<InitState>,
+    dial: Dial,
+    up_time: i64,
+    addr: SocketAddr,
+    connections: Arc<fdfs_server::ConnectionCounts>,
+    active: Arc<Active>,
+}
+
+type Ready = std::sync::mpsc::Sender<anyhow::Result<()>>;
+
+impl Background {
+    async fn run(self, mut stopped: watch::Receiver<bool>, ready: Ready) {
+        let config = self.config.clone();
+        let service = self.service.clone();
+        let mut saved = String::new();
+        tokio::select! {
+            _ = stopped.wait_for(|s| *s) => {}
+            () = self.report(ready) => {}
+            () = keep_house(&config, &service, &mut saved) => {}
+        }
+        save_stat(&config, &service, &mut saved);
+    }
+
+    /// Finds out who we are, then attends to every tracker; never returns.
+    async fn report(self, ready: Ready) {
+        let Background { config, service, init, dial, up_time, addr, connections, active } = self;
+        let port = addr.port();
+        let group = service.settings.group;
+        let identity = if config.trackers.is_empty() {
+            Identity::alone(own_address(addr.ip()))
+        } else {
+            ask_until_known(&config, dial, group, port).await
+        };
+        let settled = settle(&config, &service, &init, dial, &identity, port).await;
+        let failed = settled.is_err();
+        let text = settled.as_ref().err().map(|e| format!("{e:#}"));
+        // Nobody waits any more if the tracker took its time.
+        if ready.send(settled).is_err()
+            && let Some(text) = text
+        {
+            error!("{text}");
+        }
+        if failed {
+            return std::future::pending().await;
+        }
+        let alone = config.trackers.is_empty();
+        let count = config.trackers.len();
+        let cluster = Cluster::new(config, service, init, connections, port, up_time, dial, identity, active);
+        if alone {
+            cluster.active.set(true);
+        }
+        let cluster = Arc::new(cluster);
+        let mut sessions = JoinSet::new();
+        for index in 0..count {
+            sessions.spawn(cluster.clone().attend(index));
+        }
+        // Sessions do not end; should one panic, the others go on.
+        while let Some(ended) = sessions.join_next().await {
+            if let Err(e) = ended {
+                error!("a tracker session ended badly: {e}");
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+async fn ask_until_known(config: &StorageConfig, dial: Dial, group: GroupName, port: u16) -> Identity {
+    let mut complained = false;
+    loop {
+        match identity::ask(config, dial, group, port).await {
+            Ok(identity) => return identity,
+            Err(e) => {
+                if !complained {
+                    warn!("{e}; asking the trackers again until one answers");
+                }
+                complained = true;
+                sleep(ASK_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Records who we are on disk and begins to serve files.
+async fn settle(
+    config: &StorageConfig,
+    service: &Service,
+    init: &InitState,
+    dial: Dial,
+    identity: &Identity,
+    port: u16,
+) -> anyhow::Result<()> {
+    let last = init.get().last_ip_addr;
+    identity::report_changed_ip(config, dial, service.settings.group, identity, &last).await;
+    init.update(|flag| {
+        flag.last_ip_addr = identity.ip_text();
+        flag.last_server_port = port;
+    })?;
+    if config.check_store_path_mark
+        && let Some(ip) = identity.ips.first()
+    {
+        init.mark_paths(&service.store, IpText::from(*ip), port)?;
+    }
+    let _ = service.membership.set(identity.membership());
+    Ok(())
+}
+
+fn own_address(bound: IpAddr) -> IpAddr {
+    if bound.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { bound }
+}
+
+/// The small jobs that recur; never returns.
+async fn keep_house(config: &StorageConfig, service: &Service, saved: &mut String) {
+    let mut ticks = interval(TICK);
+    let mut save_at = Instant::now() + config.stat_save_interval;
+    loop {
+        let now = ticks.tick().await;
+        service.store.refresh_space();
+        if let Some(log) = &service.access {
+            log.flush();
+        }
+        if now >= save_at {
+            save_at = now + config.stat_save_interval;
+            save_stat(config, service, saved);
+        }
+    }
+}
+
+/// Writes `storage_stat.dat` if it would say something new.
+fn save_stat(config: &StorageConfig, service: &Service, saved: &mut String) {
+    let position = service.rotation.position();
+    let file = StorageStatFile {
+        stat: service.counters.snapshot(),
+        dist_path_index_high: position.high,
+        dist_path_index_low: position.low,
+        dist_write_file_count: position.written,
+    };
+    let text = file.to_text();
+    if text != *saved {
+        match replace_file(&stat_path(config), text.as_bytes()) {
+            Ok(()) => *saved = text,
+            Err(e) => warn!("{e}"),
+        }
+    }
+}
