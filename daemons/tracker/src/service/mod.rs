@@ -1,0 +1,194 @@
+//! The shell around the state machine: sockets, time and files.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`connection`] | one connection: frames in, answers out |
+//! | [`dispatch`] | one request: from command and body to the state machine and back |
+//! | [`keeper`] | the thread that saves the files and watches the clock |
+//!
+//! The state is behind one mutex, held for single transitions and never across I/O; storages' reports are rare enough
+//! for that. What queries read is an immutable [`Directory`] behind an atomic pointer, so that neither a report nor a
+//! descheduled thread ever makes a query wait.
+
+mod connection;
+mod dispatch;
+mod keeper;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use fdfs_protocol::stat::Connections;
+use fdfs_server::{ConnectionCounts, Handler, Listen, Server, StartError};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tracing::{info, warn};
+
+use crate::config::TrackerConfig;
+use crate::directory::Directory;
+use crate::files::{DataDir, DataError};
+use crate::state::storage::Session;
+use crate::state::trackers::Trackers;
+use crate::state::{Cluster, Member, Unsaved};
+use connection::Connection;
+use keeper::Keeper;
+
+/// Why a tracker does not start; the text names the key and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// The data directory.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Listening.
+    #[error(transparent)]
+    Listen(#[from] StartError),
+    /// The keeper thread.
+    #[error("cannot start a thread: {0} (is the limit of processes too low?)")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A running tracker. Dropping it stops it.
+#[derive(Debug)]
+pub struct Tracker {
+    // In the order in which they end: no connection outlives the keeper that saves what it changed.
+    server: Option<Server>,
+    keeper: Option<Keeper>,
+    addr: SocketAddr,
+}
+
+impl Tracker {
+    /// Loads the state, listens, and serves until [`Tracker::stop`].
+    ///
+    /// # Errors
+    /// [`TrackerError`]; nothing keeps running then.
+    pub fn start(config: TrackerConfig) -> Result<Tracker, TrackerError> {
+        for entry in &config.ignored {
+            warn!("{entry}: has no effect in this tracker");
+        }
+        let data = DataDir::open(&config.base_path)?;
+        let loaded = data.load(&config.settings)?;
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let changelog_saved = loaded.changelog.len() as u64;
+        let trackers = Trackers::new(config.port, now(), loaded.last_check);
+        let mut cluster = Cluster::new(Arc::new(config.settings), trackers);
+        cluster.restore(loaded.groups, loaded.changelog);
+        let rules = cluster.settings().rules;
+        let directory = cluster.publish().unwrap_or_else(|| Directory::new(rules, Vec::new(), Arc::default()));
+
+        let shared = Arc::new(Shared {
+            cluster: Mutex::new(cluster),
+            directory: ArcSwap::from_pointee(directory),
+            wishes: keeper::Wishes::default(),
+            counts: OnceLock::new(),
+            sessions: AtomicU64::new(1),
+            max_package: config.max_package,
+            network_timeout: config.network_timeout,
+            slots: config.max_connections,
+        });
+        let keeper = Keeper::start(shared.clone(), data, changelog_saved)?;
+        let listen = Listen {
+            bind: config.bind,
+            port: config.port,
+            workers: config.work_threads,
+            max_connections: config.max_connections,
+            allow: config.allow_hosts,
+            name: "tracker",
+        };
+        // A storage finds this tracker in its list by the port, so nobody may join before the port is known.
+        let mut cluster = shared.cluster.lock();
+        let server = Server::start(listen, Arc::new(Service(shared.clone())))?;
+        let addr = server.local_addr();
+        cluster.trackers.set_port(addr.port());
+        drop(cluster);
+        let _ = shared.counts.set(server.connections().clone());
+        info!("listening on {addr}");
+        Ok(Tracker { server: Some(server), keeper: Some(keeper), addr })
+    }
+
+    /// The address it listens on, with the real port.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops serving, saves everything, and returns when that is done.
+    pub fn stop(mut self) {
+        self.shut();
+    }
+
+    fn shut(&mut self) {
+        drop(self.server.take());
+        drop(self.keeper.take());
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+/// What connections and the keeper share.
+#[derive(Debug)]
+struct Shared {
+    cluster: Mutex<Cluster>,
+    directory: ArcSwap<Directory>,
+    wishes: keeper::Wishes,
+    counts: OnceLock<Arc<ConnectionCounts>>,
+    sessions: AtomicU64,
+    max_package: usize,
+    network_timeout: Duration,
+    slots: usize,
+}
+
+impl Shared {
+    /// Makes a transition; what queries should see of it is published before this returns, what should be saved is
+    /// handed to the keeper.
+    fn change<R>(&self, transition: impl FnOnce(&mut Cluster) -> R) -> R {
+        let (result, unsaved) = self.transition(transition);
+        self.wishes.add(unsaved);
+        result
+    }
+
+    fn transition<R>(&self, transition: impl FnOnce(&mut Cluster) -> R) -> (R, Unsaved) {
+        let mut cluster = self.cluster.lock();
+        let result = transition(&mut cluster);
+        if let Some(directory) = cluster.publish() {
+            self.directory.store(Arc::new(directory));
+        }
+        (result, cluster.take_unsaved())
+    }
+
+    fn leave(&self, session: Session, member: Option<Member>) {
+        self.change(|cluster| cluster.leave(session, member));
+    }
+
+    fn connections(&self) -> Connections {
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let (current, max) = self.counts.get().map_or((0, 0), |c| (c.current(), c.max()));
+        Connections { alloc: small(self.slots), current: small(current), max: small(max) }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
+struct Service(Arc<Shared>);
+
+impl Handler for Service {
+    async fn serve(self: Arc<Self>, stream: &mut TcpStream, peer: SocketAddr) {
+        let session = self.0.sessions.fetch_add(1, Ordering::Relaxed);
+        // Without a local address the peer is gone already.
+        let Ok(local) = stream.local_addr() else { return };
+        let local = local.ip().to_canonical();
+        Connection::new(self.0.clone(), peer.ip(), local, session).serve(stream).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! What a member is told with the answer to its reports (FastDFS 6.16, "member-change response").
+//!
+//! Only the leader tells anything. Counters decide: the leader counter per connection, group and trunk counters per
+//! storage; the latter fall back to zero when a storage goes offline, so that it is told everything when it returns.
+
+use std::net::IpAddr;
+
+use fdfs_protocol::Status;
+use fdfs_protocol::names::IpText;
+use fdfs_protocol::peer::{Brief, MemberChanges};
+
+use super::{Cluster, Member};
+
+impl Cluster {
+    /// What `member` does not know yet. `leader_seen` is the leader counter its connection was told last.
+    ///
+    /// # Errors
+    /// `ENOENT`: there is no such member (any more).
+    pub fn changes_for(
+        &mut self,
+        member: &Member,
+        peer: IpAddr,
+        leader_seen: &mut u32,
+    ) -> Result<MemberChanges, Status> {
+        let mut changes = MemberChanges::default();
+        if !self.trackers.i_lead() {
+            return Ok(changes);
+        }
+        if *leader_seen != self.trackers.leader_changes() {
+            *leader_seen = self.trackers.leader_changes();
+            changes.leader = Some(self.leader_brief());
+        }
+        let group = self.group_mut(&member.group)?;
+        let (now, trunk_now) = (group.changes, group.trunk_changes);
+        let storage = group.member_quietly(&member.id).ok_or(Status::ENOENT)?;
+        let tell_trunk = std::mem::replace(&mut storage.seen_trunk_changes, trunk_now) != trunk_now;
+        let tell_members = std::mem::replace(&mut storage.seen_changes, now) != now;
+        if tell_trunk {
+            let server = group.trunk_server.and_then(|id| group.member(&id));
+            changes.trunk_server = Some(server.map_or_else(Brief::default, |s| s.brief(peer)));
+        }
+        if tell_members {
+            changes.members = Some(group.by_id().map(|m| m.brief(peer)).collect());
+        }
+        Ok(changes)
+    }
+
+    fn leader_brief(&self) -> Brief {
+        let leader = self.trackers.leader();
+        leader.map_or_else(Brief::default, |t| Brief::leader(IpText::from(t.addresses.first()), t.port))
+    }
+}

@@ -1,0 +1,232 @@
+//! The cluster as this tracker knows it: a pure state machine.
+//!
+//! Every method takes what a message said, who said it and what time it is, changes the state, and returns what to
+//! answer. Nothing here touches a socket, a clock or a file; what has to be saved is collected in
+//! [`Cluster::take_unsaved`], what queries should see in [`Cluster::publish`].
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`join`] | who a joining storage is, and whether it may join |
+//! | [`report`] | heart beats, disk reports, sync reports; who serves and who does not |
+//! | [`source`] | who pushes old data to a new member |
+//! | [`merge`] | what other members and trackers say about a storage |
+//! | [`removal`] | deletion, change of address |
+//! | [`changes`] | what a member must be told with the next answer |
+//! | [`identity`] | ids, addresses and group names |
+//! | [`trunk`] | trunk servers |
+//! | [`trackers`] | the other trackers and who leads |
+//! | [`statistics`] | the lists and statistics |
+//!
+//! Facts are those of FastDFS 6.16.
+
+pub mod changes;
+pub mod group;
+pub mod identity;
+pub mod join;
+pub mod merge;
+pub mod removal;
+pub mod report;
+pub mod source;
+pub mod statistics;
+pub mod storage;
+pub mod trackers;
+pub mod trunk;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use fdfs_protocol::Status;
+use fdfs_protocol::names::{GroupName, StorageId};
+
+use crate::directory::{Directory, Rules};
+use crate::settings::Settings;
+use group::Group;
+use storage::{Session, Storage};
+use trackers::Trackers;
+
+/// Most groups a cluster may have.
+pub const MAX_GROUPS: usize = 512;
+
+/// Who sends a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// Its address.
+    pub peer: IpAddr,
+    /// The address it reached this tracker under.
+    pub local: IpAddr,
+    /// Its connection.
+    pub session: Session,
+}
+
+/// A storage that joined on a connection: group and id.
+pub type Member = fdfs_protocol::peer::GroupMember;
+
+/// Which data files no longer hold what the state says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unsaved {
+    /// storage_groups_new.dat
+    pub groups: bool,
+    /// storage_servers_new.dat
+    pub storages: bool,
+    /// storage_sync_timestamp.dat
+    pub synced: bool,
+    /// storage_changelog.dat
+    pub changelog: bool,
+}
+
+impl Unsaved {
+    /// All files.
+    pub const ALL: Unsaved = Unsaved { groups: true, storages: true, synced: true, changelog: true };
+
+    /// Whether there is anything to save.
+    pub fn any(self) -> bool {
+        self != Unsaved::default()
+    }
+
+    /// What either of the two names.
+    pub fn with(self, other: Unsaved) -> Unsaved {
+        Unsaved {
+            groups: self.groups || other.groups,
+            storages: self.storages || other.storages,
+            synced: self.synced || other.synced,
+            changelog: self.changelog || other.changelog,
+        }
+    }
+}
+
+/// Groups, storages, trackers.
+#[derive(Debug)]
+pub struct Cluster {
+    settings: Arc<Settings>,
+    groups: BTreeMap<GroupName, Group>,
+    /// The trackers, and who leads.
+    pub trackers: Trackers,
+    /// All lines of the changelog.
+    changelog: Vec<u8>,
+    beats: u64,
+    sync_reports: u64,
+    group_cursor: Arc<AtomicUsize>,
+    /// Whether groups came or went since the last picture.
+    regrouped: bool,
+    unsaved: Unsaved,
+    /// The connection that copies the data files, if any.
+    copier: Option<Session>,
+}
+
+impl Cluster {
+    /// An empty cluster.
+    pub fn new(settings: Arc<Settings>, trackers: Trackers) -> Cluster {
+        Cluster {
+            settings,
+            groups: BTreeMap::new(),
+            trackers,
+            changelog: Vec::new(),
+            beats: 0,
+            sync_reports: 0,
+            group_cursor: Arc::default(),
+            regrouped: true,
+            unsaved: Unsaved::default(),
+            copier: None,
+        }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    fn rules(&self) -> &Rules {
+        &self.settings.rules
+    }
+
+    /// All groups, sorted by name.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values()
+    }
+
+    /// The changelog as it should stand in its file.
+    pub fn changelog(&self) -> &[u8] {
+        &self.changelog
+    }
+
+    /// Puts back what a data file held: a group, and the whole changelog.
+    pub fn restore(&mut self, groups: Vec<Group>, changelog: Vec<u8>) {
+        self.groups = groups.into_iter().map(|g| (g.name, g)).collect();
+        self.changelog = changelog;
+        self.regrouped = true;
+    }
+
+    /// A group that must exist.
+    pub fn group(&self, name: &GroupName) -> Result<&Group, Status> {
+        self.groups.get(name).ok_or(Status::ENOENT)
+    }
+
+    fn group_mut(&mut self, name: &GroupName) -> Result<&mut Group, Status> {
+        self.groups.get_mut(name).ok_or(Status::ENOENT)
+    }
+
+    /// A storage that must exist.
+    pub fn storage(&self, group: &GroupName, id: &StorageId) -> Result<&Storage, Status> {
+        self.group(group)?.member(id).ok_or(Status::ENOENT)
+    }
+
+    /// Which files must be saved; nothing is left to save afterwards.
+    pub fn take_unsaved(&mut self) -> Unsaved {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// The picture for queries, if it differs from the one published last.
+    pub fn publish(&mut self) -> Option<Directory> {
+        if !std::mem::take(&mut self.regrouped) && self.groups.values().all(Group::has_view) {
+            return None;
+        }
+        let rules = self.settings.rules;
+        let views = self.groups.values_mut().map(|g| g.view(&rules)).collect();
+        Some(Directory::new(rules, views, self.group_cursor.clone()))
+    }
+
+    /// A tracker begins to copy the data files; one at a time may.
+    ///
+    /// # Errors
+    /// `ENOENT`: there is nothing to copy. `EBUSY`: another connection copies.
+    pub fn begin_copy(&mut self, session: Session) -> Result<(), Status> {
+        if self.groups.is_empty() {
+            return Err(Status::ENOENT);
+        }
+        if self.copier.is_some_and(|other| other != session) {
+            return Err(Status::EBUSY);
+        }
+        self.copier = Some(session);
+        Ok(())
+    }
+
+    /// A tracker is done with copying.
+    pub fn end_copy(&mut self, session: Session) {
+        if self.copier == Some(session) {
+            self.copier = None;
+        }
+    }
+
+    /// A connection ended. If a storage had joined on it, and on no other since, that storage is down.
+    pub fn leave(&mut self, session: Session, member: Option<Member>) {
+        self.end_copy(session);
+        let Some(member) = member else { return };
+        let Ok(group) = self.group_mut(&member.group) else { return };
+        let Some(storage) = group.member_mut(&member.id) else { return };
+        if storage.session != Some(session) {
+            return;
+        }
+        storage.session = None;
+        storage.up_time = 0;
+        use fdfs_protocol::stat::StorageStatus as S;
+        if matches!(storage.status, S::Offline | S::Online | S::Active) {
+            group.set_offline(&member.id);
+            self.unsaved.storages = true;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,350 @@
+//! The trackers of the cluster and which of them leads.
+//!
+//! Trackers are not configured: the first storage that joins brings the list, and this tracker finds itself in it by
+//! its own addresses. One tracker alone is its own leader from that moment. With several, the leader is whoever was
+//! proposed to all and then confirmed (FastDFS 6.16, NOTIFY_NEXT_LEADER and COMMIT_NEXT_LEADER). This module keeps that
+//! state and judges the notices of others; it sends nothing.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use fdfs_protocol::Status;
+use fdfs_protocol::names::Version;
+use fdfs_protocol::stat::Connections;
+use fdfs_protocol::tracker::TrackerStatus;
+
+use crate::address::Addresses;
+
+/// Most trackers a cluster may have.
+pub const MAX_TRACKERS: usize = 16;
+
+/// A follower that has not been heard of for longer than this is not active.
+const PING_LIMIT: i64 = 3;
+
+/// Running times are compared in steps of this many seconds, so that trackers started together count as equal.
+const TIME_STEP: u64 = TrackerStatus::TIME_STEP;
+
+/// One tracker of the cluster.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    /// One or two addresses.
+    pub addresses: Addresses,
+    /// Its port.
+    pub port: u16,
+    /// What it told about itself when it followed.
+    pub up_time: i64,
+    /// Its version.
+    pub version: Version,
+    /// Its connections, as of its last ping.
+    pub connections: Connections,
+    /// When it pinged last.
+    pub last_ping: i64,
+}
+
+impl Tracker {
+    fn new(addresses: Addresses, port: u16) -> Tracker {
+        Tracker {
+            addresses,
+            port,
+            up_time: 0,
+            version: Version::NONE,
+            connections: Connections::default(),
+            last_ping: 0,
+        }
+    }
+
+    /// How others call it.
+    pub fn host_port(&self) -> SocketAddr {
+        SocketAddr::new(self.addresses.first(), self.port)
+    }
+
+    fn is(&self, ip: IpAddr, port: u16) -> bool {
+        self.port == port && self.addresses.contains(ip)
+    }
+
+    /// Whether it was heard of lately.
+    pub fn is_alive(&self, now: i64) -> bool {
+        now - self.last_ping <= PING_LIMIT
+    }
+}
+
+/// The trackers, and who leads.
+#[derive(Debug)]
+pub struct Trackers {
+    port: u16,
+    own_addresses: BTreeSet<IpAddr>,
+    list: Vec<Tracker>,
+    me: Option<usize>,
+    leader: Option<usize>,
+    next_leader: Option<usize>,
+    /// Moves with every change of the leader; storages compare it with what they were told.
+    leader_changes: u32,
+    up_time: i64,
+    restart_interval: i64,
+}
+
+impl Trackers {
+    /// A tracker on `port` that knows no other yet. `last_check` is when its previous run was last seen alive.
+    pub fn new(port: u16, up_time: i64, last_check: Option<i64>) -> Trackers {
+        Trackers {
+            port,
+            own_addresses: BTreeSet::new(),
+            list: Vec::new(),
+            me: None,
+            leader: None,
+            next_leader: None,
+            leader_changes: 0,
+            up_time,
+            restart_interval: last_check.map_or(0, |t| (up_time - t).max(0)),
+        }
+    }
+
+    /// Sets the port this tracker listens on, once it is known.
+    pub fn set_port(&mut self, port: u16) {
+        self.port = port;
+    }
+
+    /// All trackers known.
+    pub fn list(&self) -> &[Tracker] {
+        &self.list
+    }
+
+    /// Whether this entry of the list is me.
+    pub fn is_me(&self, index: usize) -> bool {
+        self.me == Some(index)
+    }
+
+    /// Whether this entry of the list leads.
+    pub fn is_leader(&self, index: usize) -> bool {
+        self.leader == Some(index)
+    }
+
+    /// The leader, if one is known.
+    pub fn leader(&self) -> Option<&Tracker> {
+        self.leader.and_then(|i| self.list.get(i))
+    }
+
+    /// Whether I lead.
+    pub fn i_lead(&self) -> bool {
+        self.leader.is_some() && self.leader == self.me
+    }
+
+    /// The counter of leader changes.
+    pub fn leader_changes(&self) -> u32 {
+        self.leader_changes
+    }
+
+    /// When this process started.
+    pub fn up_time(&self) -> i64 {
+        self.up_time
+    }
+
+    /// Seconds this tracker runs, and how long it was away before; in steps of 300 s.
+    pub fn running_times(&self, now: i64) -> (u64, u64) {
+        let step = |t: i64| t.max(0) as u64 / TIME_STEP * TIME_STEP;
+        (step(now - self.up_time), step(self.restart_interval))
+    }
+
+    /// Takes the tracker list of a joining storage. `mine` are addresses this tracker was reached under.
+    ///
+    /// # Errors
+    /// `ENOENT`: this tracker is not in the first list. `ENOSPC`: more than 16 trackers.
+    pub fn learn(&mut self, listed: &[(Addresses, u16)], mine: &[IpAddr]) -> Result<(), Status> {
+        self.own_addresses.extend(mine.iter().copied().filter(|ip| !ip.is_unspecified()));
+        let mut list = self.list.clone();
+        for (addresses, port) in listed {
+            let known = list.iter().position(|t| t.port == *port && t.addresses.overlaps(addresses));
+            match known {
+                Some(known) => addresses.iter().for_each(|ip| list[known].addresses.extend(ip)),
+                None if list.len() == MAX_TRACKERS => return Err(Status::ENOSPC),
+                None => list.push(Tracker::new(*addresses, *port)),
+            }
+        }
+        let is_mine =
+            |t: &Tracker| t.port == self.port && t.addresses.iter().any(|ip| self.own_addresses.contains(&ip));
+        let me = list.iter().position(is_mine).ok_or(Status::ENOENT)?;
+        self.list = list;
+        self.me = Some(me);
+        if self.list.len() == 1 && self.leader.is_none() {
+            self.set_leader(Some(me));
+        }
+        Ok(())
+    }
+
+    fn set_leader(&mut self, leader: Option<usize>) {
+        if self.leader != leader {
+            self.leader = leader;
+            self.leader_changes = self.leader_changes.wrapping_add(1);
+        }
+    }
+
+    fn find(&self, at: SocketAddr) -> Option<usize> {
+        self.list.iter().position(|t| t.is(at.ip(), at.port()))
+    }
+
+    /// NOTIFY_NEXT_LEADER: somebody proposes a leader.
+    ///
+    /// # Errors
+    /// `ENOENT`: not in the list. `EINVAL`: I was the leader; I give up and everybody elects anew.
+    pub fn propose_leader(&mut self, at: SocketAddr) -> Result<(), Status> {
+        let index = self.find(at).ok_or(Status::ENOENT)?;
+        if self.i_lead() && self.leader != Some(index) {
+            self.set_leader(None);
+            self.next_leader = None;
+            return Err(Status::EINVAL);
+        }
+        self.next_leader = Some(index);
+        Ok(())
+    }
+
+    /// COMMIT_NEXT_LEADER: the proposal stands.
+    ///
+    /// # Errors
+    /// `ENOENT`: not in the list. `EINVAL`: not what was proposed.
+    pub fn commit_leader(&mut self, at: SocketAddr) -> Result<(), Status> {
+        let index = self.find(at).ok_or(Status::ENOENT)?;
+        if self.next_leader != Some(index) {
+            return Err(Status::EINVAL);
+        }
+        self.set_leader(Some(index));
+        Ok(())
+    }
+
+    /// NOTIFY_RESELECT_LEADER: a storage has seen two leaders.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: I am not one of them.
+    pub fn step_down(&mut self) -> Result<(), Status> {
+        if !self.i_lead() {
+            return Err(Status::EOPNOTSUPP);
+        }
+        self.set_leader(None);
+        Ok(())
+    }
+
+    /// TRACKER_JOIN_LEADER: a follower presents itself; the result is its place in the list.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: I do not lead. `ENOENT`: it is not in the list.
+    pub fn accept_follower(
+        &mut self,
+        peer: IpAddr,
+        port: u16,
+        up_time: i64,
+        version: Version,
+    ) -> Result<usize, Status> {
+        if !self.i_lead() {
+            return Err(Status::EOPNOTSUPP);
+        }
+        let index = self.find(SocketAddr::new(peer, port)).ok_or(Status::ENOENT)?;
+        self.list[index].up_time = up_time;
+        self.list[index].version = version;
+        Ok(index)
+    }
+
+    /// TRACKER_PING_LEADER: a follower lives.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: I do not lead (any more).
+    pub fn accept_ping(&mut self, follower: usize, connections: Connections, now: i64) -> Result<(), Status> {
+        if !self.i_lead() {
+            return Err(Status::EOPNOTSUPP);
+        }
+        if let Some(t) = self.list.get_mut(follower) {
+            t.connections = connections;
+            t.last_ping = now;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(s: &str) -> IpAddr {
+        s.parse().unwrap()
+    }
+
+    fn at(host: &str) -> (Addresses, u16) {
+        (Addresses::one(ip(host)), 22122)
+    }
+
+    fn hp(host: &str) -> SocketAddr {
+        SocketAddr::new(ip(host), 22122)
+    }
+
+    #[test]
+    fn alone_leads_at_once() {
+        let mut t = Trackers::new(22122, 1000, None);
+        assert!(!t.i_lead() && t.leader().is_none());
+        t.learn(&[at("10.0.0.1")], &[ip("10.0.0.1")]).unwrap();
+        assert!(t.i_lead());
+        assert_eq!((t.leader_changes(), t.leader().unwrap().host_port()), (1, hp("10.0.0.1")));
+        t.learn(&[at("10.0.0.1")], &[ip("10.0.0.1")]).unwrap();
+        assert_eq!(t.leader_changes(), 1, "the same list changes nothing");
+    }
+
+    #[test]
+    fn must_find_itself() {
+        let mut t = Trackers::new(22122, 0, None);
+        assert_eq!(t.learn(&[at("10.0.0.2")], &[ip("10.0.0.1")]), Err(Status::ENOENT));
+        assert!(t.list().is_empty(), "a refused list leaves nothing behind");
+        let other_port = (Addresses::one(ip("10.0.0.1")), 22123);
+        assert_eq!(t.learn(&[other_port], &[ip("10.0.0.1")]), Err(Status::ENOENT));
+        t.learn(&[at("8.8.8.8")], &[ip("10.0.0.1"), ip("8.8.8.8")]).unwrap();
+        assert!(t.i_lead(), "the address the storage dials counts");
+    }
+
+    #[test]
+    fn grows_to_sixteen_and_extends_addresses() {
+        let mut t = Trackers::new(22122, 0, None);
+        let many: Vec<_> = (1..=17).map(|i| at(&format!("10.0.0.{i}"))).collect();
+        assert_eq!(t.learn(&many, &[ip("10.0.0.1")]), Err(Status::ENOSPC));
+        t.learn(&many[..16], &[ip("10.0.0.1")]).unwrap();
+        assert!(!t.i_lead(), "with others there must be an election");
+        let both = Addresses::two(ip("10.0.0.3"), ip("8.8.8.8")).unwrap();
+        t.learn(&[(both, 22122)], &[ip("10.0.0.1")]).unwrap();
+        assert_eq!(t.list()[2].addresses, both);
+        assert_eq!(t.list().len(), 16);
+    }
+
+    #[test]
+    fn a_leader_is_proposed_then_committed() {
+        let mut t = Trackers::new(22122, 0, None);
+        t.learn(&[at("10.0.0.1"), at("10.0.0.2")], &[ip("10.0.0.1")]).unwrap();
+        assert_eq!(t.commit_leader(hp("10.0.0.2")), Err(Status::EINVAL), "never proposed");
+        assert_eq!(t.propose_leader(hp("10.0.0.9")), Err(Status::ENOENT));
+        t.propose_leader(hp("10.0.0.1")).unwrap();
+        t.commit_leader(hp("10.0.0.1")).unwrap();
+        assert!(t.i_lead());
+        assert_eq!(t.propose_leader(hp("10.0.0.2")), Err(Status::EINVAL), "two leaders");
+        assert!(t.leader().is_none());
+        t.propose_leader(hp("10.0.0.2")).unwrap();
+        t.commit_leader(hp("10.0.0.2")).unwrap();
+        assert!(!t.i_lead() && t.leader().is_some());
+        assert_eq!(t.step_down(), Err(Status::EOPNOTSUPP));
+        assert_eq!(t.leader_changes(), 3);
+    }
+
+    #[test]
+    fn followers() {
+        let mut t = Trackers::new(22122, 0, None);
+        t.learn(&[at("10.0.0.1")], &[ip("10.0.0.1")]).unwrap();
+        t.learn(&[at("10.0.0.2")], &[ip("10.0.0.1")]).unwrap();
+        assert_eq!(t.accept_follower(ip("10.0.0.3"), 22122, 5, Version::NONE), Err(Status::ENOENT));
+        let follower = t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE).unwrap();
+        t.accept_ping(follower, Connections::default(), 100).unwrap();
+        assert!(t.list()[follower].is_alive(103) && !t.list()[follower].is_alive(104));
+        t.step_down().unwrap();
+        assert_eq!(t.accept_ping(follower, Connections::default(), 100), Err(Status::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn times_in_steps() {
+        let t = Trackers::new(22122, 10_000, Some(9_350));
+        assert_eq!(t.running_times(10_299), (0, 600));
+        assert_eq!(t.running_times(10_601), (600, 600));
+        assert_eq!(Trackers::new(1, 10_000, None).running_times(9_000), (0, 0));
+    }
+}

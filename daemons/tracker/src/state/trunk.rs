@@ -1,0 +1,114 @@
+//! Trunk servers: who hands out slots in trunk files.
+//!
+//! Which member may become one depends on whose trunk binlog is longest; with a wrong choice slots would be handed out
+//! twice. So this tracker chooses by itself only where there is nothing to choose: a group with one writable member
+//! that is, or that follows, nobody else. In all other cases an administrator names the server (SET_TRUNK_SERVER).
+
+use fdfs_protocol::Status;
+use fdfs_protocol::names::{GroupName, StorageId};
+
+use super::{Cluster, Member};
+
+impl Cluster {
+    fn decides_trunk_servers(&self) -> bool {
+        self.settings.rules.use_trunk && self.trackers.i_lead()
+    }
+
+    /// SET_TRUNK_SERVER: makes `id` the trunk server, or without an id says who is, choosing if it can.
+    ///
+    /// # Errors
+    /// `ENOENT`: unknown group or storage, or nobody to choose. `EOPNOTSUPP`: not with these settings, or not here.
+    /// `EALREADY`: it is already. `EEXIST`: another one is and serves. `ENONET`: it does not serve. `EACCES`: it
+    /// takes no writes.
+    pub fn set_trunk_server(&mut self, name: &GroupName, id: &StorageId) -> Result<StorageId, Status> {
+        self.group(name)?;
+        if !self.decides_trunk_servers() {
+            return Err(Status::EOPNOTSUPP);
+        }
+        let group = self.group_mut(name)?;
+        let current = group.trunk_server.and_then(|id| group.member(&id)).filter(|m| m.is_active()).map(|m| m.id);
+        match (current, id.is_none()) {
+            (Some(current), true) => return Ok(current),
+            (Some(current), false) => {
+                return Err(if current == *id { Status::EALREADY } else { Status::EEXIST });
+            }
+            (None, true) => {
+                self.choose_trunk_server(name);
+                return self.group(name)?.trunk_server.ok_or(Status::ENOENT);
+            }
+            (None, false) => {}
+        }
+        let storage = group.member(id).ok_or(Status::ENOENT)?;
+        if !storage.is_active() {
+            return Err(Status::ENONET);
+        }
+        if !storage.rw.can_write() {
+            return Err(Status::EACCES);
+        }
+        group.set_trunk_server(Some(*id));
+        self.unsaved.groups = true;
+        Ok(*id)
+    }
+
+    /// Gives a group a trunk server if there is no doubt who it has to be.
+    pub fn choose_trunk_server(&mut self, name: &GroupName) {
+        if !self.decides_trunk_servers() {
+            return;
+        }
+        let Ok(group) = self.group_mut(name) else { return };
+        let serves = |id: StorageId| group.member(&id).is_some_and(|m| m.is_writable());
+        if group.trunk_server.is_some_and(serves) {
+            return;
+        }
+        let living = group.members().iter().filter(|m| !m.is_tombstone());
+        let alone = living.clone().count() == 1;
+        let Some(only) = living.filter(|m| m.is_writable()).map(|m| m.id).next().filter(|_| alone) else { return };
+        if group.last_trunk_server.is_none() || group.last_trunk_server == only {
+            group.set_trunk_server(Some(only));
+            self.unsaved.groups = true;
+        }
+    }
+
+    /// The trunk servers of all groups, sorted by name, as followers are told.
+    pub fn trunk_servers(&self) -> Vec<Member> {
+        self.groups().map(|g| Member { group: g.name, id: g.trunk_server.unwrap_or_default() }).collect()
+    }
+
+    /// STORAGE_FETCH_TRUNK_FID: the highest trunk file id of a group.
+    ///
+    /// # Errors
+    /// `ENOENT`: no such group.
+    pub fn trunk_file_id(&self, member: &Member) -> Result<u32, Status> {
+        Ok(self.group(&member.group)?.trunk_file_id)
+    }
+
+    /// STORAGE_REPORT_TRUNK_FID: the trunk server has begun a new file. The number never falls.
+    ///
+    /// # Errors
+    /// `EINVAL`: whoever reports is not the trunk server.
+    pub fn report_trunk_file_id(&mut self, member: &Member, file: u32) -> Result<(), Status> {
+        let group = self.group_mut(&member.group)?;
+        if group.trunk_server != Some(member.id) {
+            return Err(Status::EINVAL);
+        }
+        if file > group.trunk_file_id {
+            group.trunk_file_id = file;
+            self.unsaved.groups = true;
+        }
+        Ok(())
+    }
+
+    /// STORAGE_REPORT_TRUNK_FREE: free space inside trunk files.
+    ///
+    /// # Errors
+    /// `EINVAL`: whoever reports is not the trunk server.
+    pub fn report_trunk_free(&mut self, member: &Member, free_mb: u64) -> Result<(), Status> {
+        let group = self.group_mut(&member.group)?;
+        if group.trunk_server != Some(member.id) {
+            return Err(Status::EINVAL);
+        }
+        group.trunk_free_mb = free_mb;
+        group.note_report();
+        Ok(())
+    }
+}
