@@ -3,12 +3,17 @@
 //! Requests without a body (101, 106, 91, 95, 64, 75, 111) decode with [`no_body`].
 
 mod admin;
+mod cluster;
+mod identity;
 mod query;
 
-pub use admin::{
-    DeleteStorage, FetchStorageIds, GroupNameQuery, LeaderAddress, MyIpAddresses, MyIpQuery, ServerQuery,
-    StorageClusterFilter, StorageClusterStat, StorageIdsPage, StorageList, StorageQuery, TrackerClusterFilter,
-    TrackerClusterStat, TrackerStatus, TrunkServerChoice, VolumeFilter, VolumeStatReport,
+pub use admin::{DeleteStorage, StorageList, StorageQuery, TrunkServerChoice};
+pub use cluster::{
+    StorageClusterFilter, StorageClusterStat, TrackerClusterFilter, TrackerClusterStat, TrackerStatus, VolumeFilter,
+    VolumeStatReport,
+};
+pub use identity::{
+    FetchStorageIds, GroupNameQuery, LeaderAddress, MyIpAddresses, MyIpQuery, ServerQuery, StorageIdsPage,
 };
 pub use query::{Endpoint, FetchAll, FetchOne, FileQuery, GroupQuery, StoreAll, StoreOne};
 
@@ -41,3 +46,6 @@ impl Encode for GroupList {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

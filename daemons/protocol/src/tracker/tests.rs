@@ -1,8 +1,12 @@
+use std::net::{IpAddr, SocketAddr};
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::Status;
-use crate::stat::{StatBlock, StorageStatus};
+use crate::names::{GroupName, IpSize, StorageId};
+use crate::stat::{StatBlock, StorageHealth, StorageRecord, StorageStatus, TrackerHealth, VolumeStat};
+use crate::wire::Encode;
 
 fn bytes<M: Encode>(message: &M) -> Vec<u8> {
     let mut out = Vec::new();
