@@ -3,6 +3,7 @@
 //! One line per storage: `id group host[,host2][:port] [rw=MODE]`. Ids are unique decimal numbers, and no two lines
 //! have an (address, port) in common; a table that breaks a rule is refused as a whole, with file and line.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -95,6 +96,8 @@ impl IdTable {
     /// Parses a table; `resolve` turns a host name into an address.
     pub fn parse(path: &Path, text: &str, resolve: impl Fn(&str) -> Option<IpAddr>) -> Result<IdTable, IdsError> {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut ids: HashSet<StorageId> = HashSet::new();
+        let mut endpoints: HashMap<(IpAddr, u16), StorageId> = HashMap::new();
         for (i, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -102,15 +105,13 @@ impl IdTable {
             }
             let refuse = |reason| IdsError::Line { path: path.into(), line: i + 1, reason };
             let entry = parse_line(line, &resolve).map_err(refuse)?;
-            if let Some(twin) = entries.iter().find(|e| e.id == entry.id) {
-                return Err(refuse(format!("id {} is already taken by {} {}", entry.id, twin.group, twin.addresses)));
+            if !ids.insert(entry.id) {
+                return Err(refuse(format!("id {} is already taken by a line above", entry.id)));
             }
-            let shared = |e: &&Entry| e.port == entry.port && e.addresses.overlaps(&entry.addresses);
-            if let Some(twin) = entries.iter().find(shared) {
-                return Err(refuse(format!(
-                    "{}:{} is already the address of id {}",
-                    entry.addresses, entry.port, twin.id
-                )));
+            for ip in entry.addresses.iter() {
+                if let Some(twin) = endpoints.insert((ip, entry.port), entry.id) {
+                    return Err(refuse(format!("{ip}, port {} is already the address of id {twin}", entry.port)));
+                }
             }
             entries.push(entry);
         }
@@ -247,7 +248,10 @@ mod tests {
             ("1 group1 10.0.0.1,10.0.0.2", "same kind"),
             ("1 group1 10.0.0.1,8.8.8.8,9.9.9.9", "9.9.9.9"),
             ("1 group1 10.0.0.1\n1 group1 10.0.0.2", "line 2: id 1 is already taken"),
-            ("1 group1 10.0.0.1\n2 group2 8.8.8.8,10.0.0.1", "line 2: 10.0.0.1,8.8.8.8:23000 is already"),
+            (
+                "1 group1 10.0.0.1\n2 group2 8.8.8.8,10.0.0.1",
+                "line 2: 10.0.0.1, port 23000 is already the address of id 1",
+            ),
         ] {
             let message = parse(text).unwrap_err();
             assert!(message.contains("ids.conf") && message.contains(part), "{text:?} -> {message}");

@@ -12,6 +12,7 @@ use super::DataError;
 use crate::address::Addresses;
 use crate::settings::Settings;
 use crate::state::group::{Group, MAX_MEMBERS};
+use crate::state::identity::id_from;
 use crate::state::storage::Storage;
 
 /// The text for the members of these groups, which must be sorted by name. `with_ids` when ids are configured.
@@ -82,7 +83,7 @@ fn identify(state: &StorageState, group: &Group, settings: &Settings) -> Result<
         port => port,
     };
     let Some(ids) = &settings.ids else {
-        let id = StorageId::from_ip(ip).map_err(|_| format!("ip_addr = {ip}: IPv6 needs use_storage_id = true"))?;
+        let id = id_from(ip).map_err(|_| format!("ip_addr = {ip}: IPv6 needs use_storage_id = true"))?;
         return Ok(Storage::new(id, Addresses::one(ip), port, RwMode::Both));
     };
     let entry = match state.id.is_none() {

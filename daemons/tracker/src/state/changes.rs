@@ -50,3 +50,52 @@ impl Cluster {
         leader.map_or_else(Brief::default, |t| Brief::leader(IpText::from(t.addresses.first()), t.port))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use fdfs_protocol::stat::StorageStatus;
+
+    #[test]
+    fn everything_once_then_only_what_changed() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        let mut seen = 0;
+        let first = c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap();
+        let leader = first.leader.unwrap();
+        assert_eq!((leader.id.as_str(), leader.ip.as_str(), leader.port), ("10.0.9.9", "10.0.9.9", 22122));
+        assert!(first.trunk_server.is_none());
+        assert_eq!(first.members.unwrap().len(), 1);
+        assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap().is_empty());
+
+        let b = c.bring_up("10.0.0.2");
+        let told = c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap();
+        assert!(told.leader.is_none());
+        let list: Vec<_> = told.members.unwrap().iter().map(|m| (m.id.to_string(), m.status)).collect();
+        assert_eq!(list, [("10.0.0.1".into(), StorageStatus::Active), ("10.0.0.2".into(), StorageStatus::Active)]);
+
+        c.leave(session("10.0.0.2"), Some(b));
+        c.delete_storage(&b.group, &b.id, NOW).unwrap();
+        let told = c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap().members.unwrap();
+        assert_eq!(told[1].status, StorageStatus::Deleted, "the deleted are listed");
+    }
+
+    #[test]
+    fn whoever_was_offline_is_told_everything() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        let mut seen = 0;
+        c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap();
+        c.leave(session("10.0.0.1"), Some(a));
+        c.bring_up("10.0.0.1");
+        assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap().members.is_some());
+    }
+
+    #[test]
+    fn a_follower_tells_nothing() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        c.trackers.step_down().unwrap();
+        assert!(c.changes_for(&a, ip("10.0.0.1"), &mut 0).unwrap().is_empty());
+    }
+}

@@ -16,6 +16,15 @@ use crate::storage_ids::{Entry, IdTable};
 /// Longest text of one answer to FETCH_STORAGE_IDS; a client asks again from where it ended.
 const IDS_PAGE: usize = 60 * 1024;
 
+/// The id of a storage without a configured one: its IPv4 address. File names have no room for an IPv6 address, so
+/// storages on one need configured ids.
+pub(crate) fn id_from(ip: IpAddr) -> Result<StorageId, Status> {
+    if ip.is_ipv6() {
+        return Err(Status::EINVAL);
+    }
+    StorageId::from_ip(ip).map_err(|_| Status::EINVAL)
+}
+
 impl Cluster {
     fn ids(&self) -> Result<&IdTable, Status> {
         self.settings.ids.as_ref().ok_or(Status::EOPNOTSUPP)
@@ -58,7 +67,7 @@ impl Cluster {
     pub fn id_of(&self, group: &GroupName, at: SocketAddr) -> Result<StorageId, Status> {
         match &self.settings.ids {
             Some(ids) => ids.by_address(group, at.ip(), at.port()).map(|e| e.id).ok_or(Status::ENOENT),
-            None => StorageId::from_ip(at.ip()).map_err(|_| Status::EINVAL),
+            None => id_from(at.ip()),
         }
     }
 
@@ -85,7 +94,7 @@ impl Cluster {
         };
         let rest = entries.get(start..).filter(|r| !r.is_empty()).ok_or(Status::EINVAL)?;
         let (mut text, mut count) = (String::new(), 0);
-        for entry in rest.iter().take_while(|_| true) {
+        for entry in rest {
             if text.len() > IDS_PAGE {
                 break;
             }
@@ -94,5 +103,56 @@ impl Cluster {
             count += 1;
         }
         Ok((entries.len(), count, text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn pages_of_the_table() {
+        let table: String =
+            (0..5000).map(|i| format!("{} group1 10.{}.{}.1\n", 100_000 + i, i / 256, i % 256)).collect();
+        let c = cluster(with_ids(&table));
+        let (mut start, mut all) = (0, String::new());
+        while start < 5000 {
+            let (total, count, text) = c.ids_page(start, false).unwrap();
+            assert!(total == 5000 && count > 0 && text.len() < IDS_PAGE + 128);
+            start += count;
+            all.push_str(&text);
+        }
+        assert_eq!(all.lines().count(), 5000);
+        assert_eq!(c.ids_page(5000, false), Err(Status::EINVAL));
+        let none = cluster(settings());
+        assert_eq!(none.ids_page(0, true), Ok((0, 0, String::new())));
+        assert_eq!(none.ids_page(0, false), Err(Status::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn addresses_and_ids() {
+        let group = "group1".parse().unwrap();
+        let c = cluster(with_ids("7 group1 10.0.0.1,8.8.8.8"));
+        assert_eq!(c.addresses_of(&group, ip("8.8.8.8"), 23000).0, [ip("10.0.0.1"), ip("8.8.8.8")]);
+        assert_eq!(c.addresses_of(&group, ip("9.9.9.9"), 23000).0, [ip("9.9.9.9")]);
+        assert_eq!(c.group_of(ip("8.8.8.8"), 23000), Ok(group));
+        assert_eq!(c.group_of(ip("8.8.8.8"), 23001), Err(Status::ENOENT));
+        assert_eq!(c.id_of(&group, "8.8.8.8:23000".parse().unwrap()).unwrap().as_str(), "7");
+        assert_eq!(c.id_of(&group, "8.8.8.9:23000".parse().unwrap()), Err(Status::ENOENT));
+        let plain = cluster(settings());
+        assert_eq!(plain.group_of(ip("8.8.8.8"), 23000), Err(Status::EOPNOTSUPP));
+        assert_eq!(plain.id_of(&group, "1.2.3.4:5".parse().unwrap()).unwrap().as_str(), "1.2.3.4");
+        assert_eq!(plain.id_of(&group, "[fd77::1]:5".parse().unwrap()), Err(Status::EINVAL));
+    }
+
+    #[test]
+    fn status_of_a_storage() {
+        let mut c = cluster(settings());
+        let m = c.bring_up("10.0.0.1");
+        let brief = c.status_of(&m.group, "10.0.0.1:23000".parse().unwrap()).unwrap();
+        assert_eq!((brief.id, brief.port, brief.status.code()), (m.id, 23000, 7));
+        assert_eq!(c.status_of(&m.group, "10.0.0.1:23001".parse().unwrap()), Err(Status::ENOENT));
+        assert_eq!(c.status_of(&"g9".parse().unwrap(), "10.0.0.1:23000".parse().unwrap()), Err(Status::ENOENT));
     }
 }

@@ -9,6 +9,7 @@ use fdfs_protocol::peer::{JoinReply, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 
 use super::group::{Group, MIXED_PORTS};
+use super::identity::id_from;
 use super::{Caller, Cluster, MAX_GROUPS, Member, Unsaved};
 use crate::address::Addresses;
 use fdfs_protocol::peer::parameters::IdType;
@@ -51,8 +52,7 @@ impl Cluster {
 
     fn joining_id(&self, caller: &Caller, request: &JoinRequest) -> Result<StorageId, Status> {
         let Some(ids) = &self.settings.ids else {
-            // An IPv6 address does not fit into the id: such a storage needs a configured one.
-            return StorageId::from_ip(caller.peer).map_err(|_| Status::EINVAL);
+            return id_from(caller.peer);
         };
         let entry = if self.settings.parameters.trust_storage_server_id && !request.id.is_none() {
             ids.by_id(&request.id)
@@ -186,4 +186,154 @@ fn tracker_entry(t: &TrackerAddress) -> (Addresses, u16) {
         None => Addresses::one(t.ip),
     };
     (addresses, t.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use StorageStatus as S;
+
+    #[test]
+    fn a_fresh_storage_makes_its_group() {
+        let mut c = cluster(settings());
+        let reply = c.join_from("10.0.0.1", &request()).unwrap();
+        assert_eq!((reply.status, reply.source), (S::Init, StorageId::NONE));
+        let g = c.group(&"group1".parse().unwrap()).unwrap();
+        assert_eq!((g.port, g.path_count, g.subdir_count, g.members().len()), (23000, 1, 4, 1));
+        let unsaved = c.take_unsaved();
+        assert!(unsaved.groups && unsaved.storages && unsaved.synced);
+        assert!(c.trackers.i_lead());
+    }
+
+    #[test]
+    fn what_an_unknown_storage_becomes() {
+        let all = [
+            (None, Err(Status::EFAULT)),
+            (Some(S::Init), Ok(S::Init)),
+            (Some(S::WaitSync), Ok(S::WaitSync)),
+            (Some(S::Syncing), Ok(S::Syncing)),
+            (Some(S::IpChanged), Err(Status::EFAULT)),
+            (Some(S::Deleted), Err(Status::EFAULT)),
+            (Some(S::Offline), Ok(S::Online)),
+            (Some(S::Online), Ok(S::Online)),
+            (Some(S::Active), Ok(S::Online)),
+            (Some(S::Recovery), Ok(S::Online)),
+            (Some(S::None), Err(Status::EFAULT)),
+        ];
+        for (status, expected) in all {
+            let old = JoinRequest { fresh: false, status, ..request() };
+            let result = cluster(settings()).join_from("10.0.0.1", &old).map(|r| r.status);
+            assert_eq!(result, expected, "{status:?}");
+            let fresh = JoinRequest { fresh: true, status, ..request() };
+            let result = cluster(settings()).join_from("10.0.0.1", &fresh).map(|r| r.status);
+            assert_eq!(result, Ok(S::Init), "{status:?}, fresh");
+        }
+    }
+
+    #[test]
+    fn what_a_known_storage_becomes() {
+        for (before, expected) in [
+            (S::Init, S::Init),
+            (S::WaitSync, S::WaitSync),
+            (S::Syncing, S::Syncing),
+            (S::IpChanged, S::Init),
+            (S::Deleted, S::Init),
+            (S::Offline, S::Online),
+            (S::Online, S::Online),
+            (S::Active, S::Active),
+            (S::Recovery, S::Online),
+        ] {
+            let mut c = cluster(settings());
+            let m = c.bring_up("10.0.0.1");
+            c.set_status(&m, before);
+            let again = JoinRequest { fresh: false, status: Some(S::Active), ..request() };
+            assert_eq!(c.join_from("10.0.0.1", &again).unwrap().status, expected, "{before}");
+        }
+    }
+
+    #[test]
+    fn trackers_must_know_each_other() {
+        let mut c = cluster(settings());
+        let elsewhere = JoinRequest { trackers: vec!["10.0.0.77:22122".parse().unwrap()], ..request() };
+        assert_eq!(c.join_from("10.0.0.1", &elsewhere), Err(Status::ENOENT));
+        assert_eq!(c.groups().count(), 0);
+    }
+
+    #[test]
+    fn members_have_one_port() {
+        let mut c = cluster(settings());
+        c.join_from("10.0.0.1", &request()).unwrap();
+        let other_port = JoinRequest { port: 23001, ..request() };
+        assert_eq!(c.join_from("10.0.0.2", &other_port), Err(Status::EINVAL));
+        c.join_from("10.0.0.2", &request()).unwrap();
+        assert_eq!(c.join_from("10.0.0.1", &other_port), Err(Status::EINVAL), "not all of them yet");
+        c.join_from("10.0.0.2", &other_port).unwrap();
+        c.join_from("10.0.0.1", &other_port).unwrap();
+        assert_eq!(c.group(&"group1".parse().unwrap()).unwrap().port, 23001, "the whole group moved");
+    }
+
+    #[test]
+    fn ports_may_differ_when_names_carry_ids() {
+        let mut s = with_ids("1 group1 10.0.0.1:23000\n2 group1 10.0.0.1:23001");
+        s.parameters.id_type_in_filename = IdType::Id;
+        let mut c = cluster(s);
+        c.join_from("10.0.0.1", &request()).unwrap();
+        c.join_from("10.0.0.1", &JoinRequest { port: 23001, ..request() }).unwrap();
+        let g = c.group(&"group1".parse().unwrap()).unwrap();
+        assert_eq!(g.port, MIXED_PORTS);
+        assert_eq!(g.by_id().map(|m| (m.id.as_str(), m.port)).collect::<Vec<_>>(), [("1", 23000), ("2", 23001)]);
+    }
+
+    #[test]
+    fn paths_and_directories() {
+        let mut c = cluster(settings());
+        let two = JoinRequest { store_path_count: 2, ..request() };
+        c.join_from("10.0.0.1", &two).unwrap();
+        assert_eq!(c.join_from("10.0.0.2", &request()), Err(Status::EINVAL), "fewer paths than the group");
+        let three = JoinRequest { store_path_count: 3, ..request() };
+        c.join_from("10.0.0.2", &three).unwrap();
+        assert_eq!(c.group(&"group1".parse().unwrap()).unwrap().path_count, 2, "more is fine, the group keeps two");
+        c.join_from("10.0.0.1", &three).unwrap();
+        assert_eq!(c.group(&"group1".parse().unwrap()).unwrap().path_count, 3, "all have three now");
+        let wide = JoinRequest { subdir_count_per_path: 256, ..three.clone() };
+        assert_eq!(c.join_from("10.0.0.3", &wide), Err(Status::EINVAL));
+        let mut alone = cluster(settings());
+        alone.join_from("10.0.0.1", &request()).unwrap();
+        alone.join_from("10.0.0.1", &JoinRequest { subdir_count_per_path: 256, ..request() }).unwrap();
+        assert_eq!(alone.group(&"group1".parse().unwrap()).unwrap().subdir_count, 256);
+    }
+
+    #[test]
+    fn configured_ids() {
+        let table = "1 group1 10.0.0.1\n2 group1 10.0.0.2\n3 group2 10.0.0.3";
+        let says = |id: &str| JoinRequest { id: id.parse().unwrap(), ..request() };
+        let mut c = cluster(with_ids(table));
+        assert_eq!(c.join_from("10.0.0.9", &request()), Err(Status::ENOENT), "not in the table");
+        assert_eq!(c.join_from("10.0.0.9", &says("9")), Err(Status::ENOENT));
+        assert_eq!(c.join_from("10.0.0.9", &says("3")), Err(Status::EINVAL), "an id of another group");
+        c.join_from("10.0.0.9", &says("2")).unwrap();
+        let m = c.storage(&"group1".parse().unwrap(), &"2".parse().unwrap()).unwrap();
+        assert_eq!(m.addresses.first(), ip("10.0.0.2"), "the address is that of the table");
+        c.join_from("10.0.0.1", &request()).unwrap();
+        let mut distrust = with_ids(table);
+        distrust.parameters.trust_storage_server_id = false;
+        assert_eq!(cluster(distrust).join_from("10.0.0.9", &says("2")), Err(Status::ENOENT));
+    }
+
+    #[test]
+    fn ipv6_needs_ids() {
+        assert_eq!(cluster(settings()).join_from("fd77::1", &request()), Err(Status::EINVAL));
+        let mut c = cluster(with_ids("1 group1 fd77::1"));
+        c.join_from("fd77::1", &request()).unwrap();
+    }
+
+    #[test]
+    fn a_group_holds_32() {
+        let mut c = cluster(settings());
+        for i in 1..=32 {
+            c.join_from(&format!("10.0.0.{i}"), &request()).unwrap();
+        }
+        assert_eq!(c.join_from("10.0.0.33", &request()), Err(Status::ENOSPC));
+    }
 }

@@ -137,4 +137,76 @@ mod tests {
             }
         }
     }
+
+    mod members {
+        use super::super::super::testing::*;
+        use super::*;
+
+        fn brief(id: &str, status: S) -> Brief {
+            Brief { status, port: 23000, id: id.parse().unwrap(), ip: id.parse().unwrap() }
+        }
+
+        #[test]
+        fn a_source_moves_its_destination_along() {
+            let mut c = cluster(settings());
+            c.bring_up("10.0.0.1");
+            c.join_from("10.0.0.2", &request()).unwrap();
+            let b = member("10.0.0.2");
+            c.assign_source(&b, NOW).unwrap();
+            for (told, expected) in [(S::Syncing, S::Syncing), (S::WaitSync, S::Syncing), (S::Offline, S::Offline)] {
+                c.report_status(&b.group, &brief("10.0.0.2", told)).unwrap();
+                assert_eq!(c.status(&b), expected);
+            }
+            c.beat(&b, None, NOW).unwrap();
+            assert_eq!(c.status(&b), S::Active);
+            assert_eq!(c.report_status(&"g9".parse().unwrap(), &brief("10.0.0.2", S::Offline)), Err(Status::ENOENT));
+        }
+
+        #[test]
+        fn unknown_members() {
+            let mut c = cluster(settings());
+            let a = c.bring_up("10.0.0.1");
+            assert_eq!(c.replica_changes(&a, &[brief("10.0.0.2", S::Offline)]), Ok(()));
+            assert!(c.storage(&a.group, &"10.0.0.2".parse().unwrap()).is_err(), "a leader knows better");
+            c.trackers.step_down().unwrap();
+            for (i, (told, known)) in [
+                (S::Init, true),
+                (S::WaitSync, true),
+                (S::Syncing, true),
+                (S::Offline, true),
+                (S::Recovery, true),
+                (S::IpChanged, false),
+                (S::Deleted, false),
+                (S::Online, false),
+                (S::Active, false),
+                (S::None, false),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let id = format!("10.0.1.{i}");
+                c.replica_changes(&a, &[brief(&id, told)]).unwrap();
+                let found = c.storage(&a.group, &id.parse().unwrap());
+                assert_eq!(found.map(|m| m.status).ok(), known.then_some(told), "{told}");
+            }
+        }
+
+        #[test]
+        fn ones_own_word() {
+            for (own, told, expected) in [
+                (S::Active, S::Offline, S::Active),
+                (S::Offline, S::Active, S::Offline),
+                (S::WaitSync, S::Active, S::Offline),
+                (S::Init, S::Online, S::Offline),
+                (S::Active, S::WaitSync, S::WaitSync),
+                (S::Deleted, S::Syncing, S::Syncing),
+            ] {
+                let mut c = cluster(settings());
+                let m = c.bring_up("10.0.0.1");
+                c.set_status(&m, own);
+                c.change_status(&m, told).unwrap();
+                assert_eq!(c.status(&m), expected, "{own}, told {told}");
+            }
+        }
+    }
 }

@@ -230,3 +230,75 @@ impl Cluster {
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::testing::*;
+    use super::*;
+    use fdfs_protocol::stat::StorageStatus as S;
+
+    #[test]
+    fn the_end_of_a_connection() {
+        for status in
+            [S::Init, S::WaitSync, S::Syncing, S::IpChanged, S::Deleted, S::Offline, S::Online, S::Active, S::Recovery]
+        {
+            let mut c = cluster(settings());
+            let m = c.bring_up("10.0.0.1");
+            c.set_status(&m, status);
+            c.leave(session("10.0.0.1"), Some(m));
+            let expected = if matches!(status, S::Online | S::Active) { S::Offline } else { status };
+            assert_eq!(c.status(&m), expected, "{status}");
+            assert_eq!(c.storage(&m.group, &m.id).unwrap().up_time, 0);
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_older_connection_means_nothing() {
+        let mut c = cluster(settings());
+        let m = c.bring_up("10.0.0.1");
+        c.join(&caller("10.0.0.1", 99), &request()).unwrap();
+        c.leave(session("10.0.0.1"), Some(m));
+        assert_eq!(c.status(&m), S::Active);
+        c.leave(99, Some(m));
+        assert_eq!(c.status(&m), S::Offline);
+        c.leave(99, None);
+    }
+
+    #[test]
+    fn queries_see_a_change_when_it_is_published() {
+        let mut c = cluster(settings());
+        assert!(c.publish().is_some(), "the first picture, of nothing");
+        assert!(c.publish().is_none());
+        let m = c.bring_up("10.0.0.1");
+        let d = c.publish().unwrap();
+        assert_eq!(d.choose_upload(None, false).unwrap().member.id, m.id);
+        c.beat(&m, None, NOW + 1).unwrap();
+        assert!(c.publish().is_none(), "a beat that changes nothing makes no new picture");
+        c.leave(session("10.0.0.1"), Some(m));
+        assert_eq!(c.publish().unwrap().choose_upload(None, false).unwrap_err(), Status::ENOENT);
+    }
+
+    #[test]
+    fn cursors_survive_changes() {
+        let mut c = cluster(settings());
+        c.bring_up("10.0.0.1");
+        let b = c.bring_up("10.0.0.2");
+        let d = c.publish().unwrap();
+        assert_eq!(d.choose_upload(None, false).unwrap().member.id.as_str(), "10.0.0.1");
+        c.disk_usage(&b, &[fdfs_protocol::peer::PathSpace { total_mb: 1000, free_mb: 400 }]).unwrap();
+        let d = c.publish().unwrap();
+        assert_eq!(d.choose_upload(None, false).unwrap().member.id.as_str(), "10.0.0.2");
+    }
+
+    #[test]
+    fn one_copier_at_a_time() {
+        let mut c = cluster(settings());
+        assert_eq!(c.begin_copy(1), Err(Status::ENOENT));
+        c.bring_up("10.0.0.1");
+        assert_eq!((c.begin_copy(1), c.begin_copy(1), c.begin_copy(2)), (Ok(()), Ok(()), Err(Status::EBUSY)));
+        c.end_copy(2);
+        assert_eq!(c.begin_copy(2), Err(Status::EBUSY));
+        c.leave(1, None);
+        assert_eq!(c.begin_copy(2), Ok(()));
+    }
+}

@@ -8,6 +8,7 @@ use fdfs_protocol::datafile::ChangelogLine;
 use fdfs_protocol::names::{GroupName, StorageId};
 use fdfs_protocol::stat::{RwMode, StorageStatus};
 
+use super::identity::id_from;
 use super::storage::Storage;
 use super::{Cluster, Member, Unsaved};
 use crate::address::Addresses;
@@ -83,9 +84,9 @@ impl Cluster {
         if new != Some(peer) {
             return Err(Status::EINVAL);
         }
-        let new_id = StorageId::from_ip(peer).map_err(|_| Status::EINVAL)?;
+        let new_id = id_from(peer)?;
         let old_ip = old.ok_or(Status::ENOENT)?;
-        let old_id = StorageId::from_ip(old_ip).map_err(|_| Status::ENOENT)?;
+        let old_id = id_from(old_ip).map_err(|_| Status::ENOENT)?;
         let storage = g.member(&old_id).ok_or(Status::ENOENT)?;
         match storage.status {
             S::Deleted => return Err(Status::ENOENT),
@@ -163,5 +164,145 @@ impl Cluster {
             self.unsaved.storages = true;
         }
         Ok(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use StorageStatus as S;
+
+    #[test]
+    fn who_can_be_deleted() {
+        for (status, expected) in [
+            (S::Init, Ok(())),
+            (S::WaitSync, Ok(())),
+            (S::Syncing, Ok(())),
+            (S::Offline, Ok(())),
+            (S::IpChanged, Err(Status::ENOENT)),
+            (S::Deleted, Err(Status::EALREADY)),
+            (S::Online, Err(Status::EBUSY)),
+            (S::Active, Err(Status::EBUSY)),
+            (S::Recovery, Err(Status::EBUSY)),
+        ] {
+            let mut c = cluster(settings());
+            let m = c.bring_up("10.0.0.1");
+            c.set_status(&m, status);
+            assert_eq!(c.delete_storage(&m.group, &m.id, NOW), expected, "{status}");
+        }
+        let mut c = cluster(settings());
+        let m = c.bring_up("10.0.0.1");
+        assert_eq!(c.delete_storage(&m.group, &"10.0.0.2".parse().unwrap(), NOW), Err(Status::ENOENT));
+        assert_eq!(c.delete_storage(&"g2".parse().unwrap(), &m.id, NOW), Err(Status::ENOENT));
+    }
+
+    #[test]
+    fn a_deleted_storage_is_a_tombstone_that_may_return() {
+        let mut c = cluster(settings());
+        let m = c.bring_up("10.0.0.1");
+        c.leave(session("10.0.0.1"), Some(m));
+        c.delete_storage(&m.group, &m.id, NOW).unwrap();
+        let record = c.storage(&m.group, &m.id).unwrap();
+        assert_eq!((record.space, record.path_count, record.join_time), (Default::default(), 0, NOW));
+        assert_eq!(c.delete_group(&m.group), Err(Status::EBUSY), "tombstones count");
+        let mut again = request();
+        again.fresh = false;
+        again.status = None;
+        assert_eq!(c.join_from("10.0.0.1", &again).unwrap().status, S::Init);
+    }
+
+    #[test]
+    fn the_changelog_is_read_from_where_each_storage_was() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        let b = c.bring_up("10.0.0.2");
+        c.leave(session("10.0.0.2"), Some(b));
+        c.delete_storage(&b.group, &b.id, NOW).unwrap();
+        let line = format!("{NOW} group1 10.0.0.2 4 \n");
+        assert_eq!(c.changelog(), line.as_bytes());
+        assert_eq!(c.next_changes(&a).unwrap(), line.as_bytes());
+        assert_eq!(c.next_changes(&a).unwrap(), b"");
+        c.join_from("10.0.0.3", &request()).unwrap();
+        assert_eq!(c.next_changes(&member("10.0.0.3")).unwrap(), b"", "who is new has missed nothing");
+        assert_eq!(c.next_changes(&member("10.0.0.4")), Err(Status::ENOENT));
+    }
+
+    #[test]
+    fn long_changelogs_come_in_whole_lines() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        let log: String = (0..1000).map(|i| format!("{i} group1 10.0.0.2 4 \n")).collect();
+        c.changelog = log.clone().into_bytes();
+        let mut read = Vec::new();
+        loop {
+            let piece = c.next_changes(&a).unwrap();
+            assert!(piece.len() <= PIECE && (piece.is_empty() || piece.ends_with(b"\n")));
+            if piece.is_empty() {
+                break;
+            }
+            read.extend_from_slice(piece);
+        }
+        assert_eq!(read, log.as_bytes());
+    }
+
+    fn moved(c: &mut Cluster, old: &str, new: &str, peer: &str) -> Result<(), Status> {
+        c.ip_changed(&"group1".parse().unwrap(), Some(ip(old)), Some(ip(new)), ip(peer), NOW)
+    }
+
+    #[test]
+    fn a_storage_moves_to_another_address() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        c.join_from("10.0.0.5", &request()).unwrap();
+        c.assign_source(&member("10.0.0.5"), NOW).unwrap();
+        assert_eq!(moved(&mut c, "10.0.0.1", "10.0.0.2", "10.0.0.2"), Err(Status::EBUSY));
+        c.leave(session("10.0.0.1"), Some(a));
+        assert_eq!(moved(&mut c, "10.0.0.1", "10.0.0.2", "10.0.0.3"), Err(Status::EINVAL), "not its address");
+        assert_eq!(moved(&mut c, "10.0.0.8", "10.0.0.2", "10.0.0.2"), Err(Status::ENOENT));
+        assert_eq!(moved(&mut c, "10.0.0.1", "10.0.0.5", "10.0.0.5"), Err(Status::EEXIST));
+        moved(&mut c, "10.0.0.1", "10.0.0.2", "10.0.0.2").unwrap();
+        let new = c.storage(&a.group, &"10.0.0.2".parse().unwrap()).unwrap();
+        assert_eq!((new.status, new.space.free_mb, new.addresses.first()), (S::Offline, 500, ip("10.0.0.2")));
+        assert_eq!(c.status(&a), S::IpChanged);
+        assert_eq!(c.source_of(&member("10.0.0.5")).unwrap().unwrap().source.as_str(), "10.0.0.2");
+        assert_eq!(c.changelog(), format!("{NOW} group1 10.0.0.1 3 10.0.0.2\n").as_bytes());
+        assert_eq!(moved(&mut c, "10.0.0.1", "10.0.0.3", "10.0.0.3"), Err(Status::EALREADY));
+        assert_eq!(c.group(&a.group).unwrap().members().len(), 3);
+    }
+
+    #[test]
+    fn it_may_move_where_a_deleted_one_was() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        let b = c.bring_up("10.0.0.2");
+        c.leave(session("10.0.0.1"), Some(a));
+        c.leave(session("10.0.0.2"), Some(b));
+        c.delete_storage(&b.group, &b.id, NOW).unwrap();
+        moved(&mut c, "10.0.0.1", "10.0.0.2", "10.0.0.2").unwrap();
+        assert_eq!((c.status(&a), c.status(&b)), (S::IpChanged, S::Offline));
+        let g = c.group(&a.group).unwrap();
+        assert_eq!(g.members().len(), 2);
+        assert_eq!(g.member(&a.id).unwrap().addresses.first(), ip("10.0.0.1"));
+        assert_eq!(g.member(&b.id).unwrap().space.free_mb, 500, "the data moved along");
+    }
+
+    #[test]
+    fn with_ids_addresses_mean_nothing() {
+        let mut c = cluster(with_ids("1 group1 10.0.0.1"));
+        assert_eq!(moved(&mut c, "10.0.0.1", "10.0.0.2", "10.0.0.2"), Err(Status::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn groups_without_members_can_be_deleted() {
+        let mut c = cluster(settings());
+        assert_eq!(c.delete_group(&"group1".parse().unwrap()), Err(Status::ENOENT));
+        let mut wrong = request();
+        wrong.fresh = false;
+        wrong.status = None;
+        assert_eq!(c.join_from("10.0.0.1", &wrong), Err(Status::EFAULT));
+        assert_eq!(c.groups().count(), 1, "the refused storage left its group");
+        c.delete_group(&"group1".parse().unwrap()).unwrap();
+        assert_eq!(c.groups().count(), 0);
     }
 }

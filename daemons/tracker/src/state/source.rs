@@ -102,3 +102,108 @@ impl Cluster {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use StorageStatus as S;
+
+    fn told(id: &str) -> SyncNotify {
+        SyncNotify { source: if id.is_empty() { StorageId::NONE } else { id.parse().unwrap() }, until: 5 }
+    }
+
+    #[test]
+    fn the_first_of_a_group_needs_no_source() {
+        let mut c = cluster(settings());
+        c.join_from("10.0.0.1", &request()).unwrap();
+        let a = member("10.0.0.1");
+        assert_eq!(c.assign_source(&a, NOW), Ok(None));
+        assert_eq!(c.status(&a), S::Online);
+    }
+
+    #[test]
+    fn a_new_member_gets_the_first_active_one() {
+        let mut c = cluster(settings());
+        c.bring_up("10.0.0.2");
+        c.bring_up("10.0.0.1");
+        c.join_from("10.0.0.3", &request()).unwrap();
+        let m = member("10.0.0.3");
+        let source = c.assign_source(&m, NOW).unwrap().unwrap();
+        assert_eq!((source.source.as_str(), source.until), ("10.0.0.1", NOW));
+        assert_eq!(c.status(&m), S::WaitSync);
+        assert_eq!(c.source_of(&m), Ok(Some(source)));
+        assert_eq!(c.source_for(&m.group, &m.id), Ok(Some(source)));
+    }
+
+    #[test]
+    fn data_exists_but_nobody_serves_it() {
+        for status in [S::Offline, S::Online] {
+            let mut c = cluster(settings());
+            let a = c.bring_up("10.0.0.1");
+            c.set_status(&a, status);
+            c.join_from("10.0.0.2", &request()).unwrap();
+            let b = member("10.0.0.2");
+            assert_eq!(c.assign_source(&b, NOW), Err(Status::ENOENT), "{status}");
+            assert_eq!(c.status(&b), S::Init, "nothing changed");
+        }
+        for status in [S::Init, S::WaitSync, S::Deleted, S::Recovery] {
+            let mut c = cluster(settings());
+            let a = c.bring_up("10.0.0.1");
+            c.set_status(&a, status);
+            c.join_from("10.0.0.2", &request()).unwrap();
+            assert_eq!(c.assign_source(&member("10.0.0.2"), NOW), Ok(None), "{status}: nothing to get");
+        }
+    }
+
+    #[test]
+    fn what_another_tracker_decided() {
+        for (own, expected) in [
+            (S::Init, S::Online),
+            (S::WaitSync, S::Online),
+            (S::Syncing, S::Online),
+            (S::Offline, S::Offline),
+            (S::Active, S::Active),
+        ] {
+            let mut c = cluster(settings());
+            let a = c.bring_up("10.0.0.1");
+            c.set_status(&a, own);
+            c.note_source(&a, &told("")).unwrap();
+            assert_eq!(c.status(&a), expected, "{own}: no source needed");
+        }
+        let mut c = cluster(settings());
+        c.bring_up("10.0.0.1");
+        c.join_from("10.0.0.2", &request()).unwrap();
+        let b = member("10.0.0.2");
+        assert_eq!(c.note_source(&b, &told("10.0.0.9")), Err(Status::ENOENT));
+        c.note_source(&b, &told("10.0.0.1")).unwrap();
+        assert_eq!(c.status(&b), S::WaitSync);
+        assert_eq!(c.source_of(&b).unwrap().unwrap().until, 5);
+        c.note_source(&b, &told("10.0.0.9")).unwrap();
+        assert_eq!(c.source_of(&b).unwrap().unwrap().source.as_str(), "10.0.0.1", "a known source stays");
+    }
+
+    #[test]
+    fn a_source_that_is_gone() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        let z = c.bring_up("10.0.0.9");
+        c.join_from("10.0.0.2", &request()).unwrap();
+        let b = member("10.0.0.2");
+        assert_eq!(c.source_for(&b.group, &b.id), Err(Status::ENOENT), "INIT has no source yet");
+        assert_eq!(c.source_for(&b.group, &"10.0.0.7".parse().unwrap()), Err(Status::ENOENT));
+        c.assign_source(&b, NOW).unwrap();
+        for status in [S::Offline, S::Online, S::Active, S::Recovery] {
+            c.set_status(&a, status);
+            assert!(c.source_for(&b.group, &b.id).unwrap().is_some(), "{status}");
+        }
+        c.set_status(&a, S::Offline);
+        c.delete_storage(&a.group, &a.id, NOW).unwrap();
+        assert_eq!(c.source_of(&b), Ok(None), "deleting the source forgets it");
+        assert_eq!(c.note_source(&b, &told("10.0.0.1")), Err(Status::ENOENT), "and it cannot come back");
+        c.note_source(&b, &told("10.0.0.9")).unwrap();
+        c.set_status(&z, S::Init);
+        assert_eq!(c.source_for(&b.group, &b.id), Ok(None), "a source that does not serve is forgotten");
+        assert_eq!(c.source_of(&b), Ok(None));
+    }
+}

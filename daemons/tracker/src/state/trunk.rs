@@ -112,3 +112,65 @@ impl Cluster {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use fdfs_protocol::stat::StorageStatus;
+
+    fn trunk_cluster() -> Cluster {
+        let mut s = settings();
+        s.rules.use_trunk = true;
+        cluster(s)
+    }
+
+    fn name(m: &Member) -> GroupName {
+        m.group
+    }
+
+    #[test]
+    fn alone_there_is_no_doubt() {
+        let mut c = trunk_cluster();
+        let a = c.bring_up("10.0.0.1");
+        c.choose_trunk_server(&name(&a));
+        assert_eq!(c.set_trunk_server(&name(&a), &StorageId::NONE), Ok(a.id));
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Err(Status::EALREADY));
+        assert_eq!(c.set_trunk_server(&name(&a), &"10.0.0.9".parse().unwrap()), Err(Status::EEXIST));
+        let mut seen = 0;
+        let told = c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap();
+        assert_eq!(told.trunk_server.unwrap().id, a.id);
+        c.report_trunk_file_id(&a, 7).unwrap();
+        c.report_trunk_file_id(&a, 3).unwrap();
+        assert_eq!(c.trunk_file_id(&a), Ok(7), "it never falls");
+        c.report_trunk_free(&a, 55).unwrap();
+        assert_eq!(c.group(&name(&a)).unwrap().trunk_free_mb, 55);
+    }
+
+    #[test]
+    fn among_several_somebody_must_say() {
+        let mut c = trunk_cluster();
+        let a = c.bring_up("10.0.0.1");
+        let b = c.bring_up("10.0.0.2");
+        c.choose_trunk_server(&name(&a));
+        assert_eq!(c.set_trunk_server(&name(&a), &StorageId::NONE), Err(Status::ENOENT));
+        assert_eq!(c.set_trunk_server(&name(&a), &"10.0.0.9".parse().unwrap()), Err(Status::ENOENT));
+        c.set_status(&b, StorageStatus::Offline);
+        assert_eq!(c.set_trunk_server(&name(&a), &b.id), Err(Status::ENONET));
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Ok(a.id));
+        assert_eq!(c.report_trunk_free(&b, 1), Err(Status::EINVAL), "only the trunk server reports");
+        assert_eq!(c.report_trunk_file_id(&b, 1), Err(Status::EINVAL));
+    }
+
+    #[test]
+    fn only_with_trunk_files_and_only_the_leader() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Err(Status::EOPNOTSUPP));
+        assert_eq!(c.set_trunk_server(&"g9".parse().unwrap(), &a.id), Err(Status::ENOENT));
+        let mut c = trunk_cluster();
+        let a = c.bring_up("10.0.0.1");
+        c.trackers.step_down().unwrap();
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Err(Status::EOPNOTSUPP));
+    }
+}
