@@ -1,8 +1,7 @@
 //! An asynchronous client of FastDFS clusters.
 //!
 //! ```no_run
-//! use bytes::Bytes;
-//! use fdfs_client::{Client, ClientConfig, ExtName};
+//! use fdfs_client::{Bytes, Client, ClientConfig, ExtName};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -71,6 +70,7 @@ pub use error::{Error, Role, Server};
 pub use routes::StoreTarget;
 pub use trackers::Tracker;
 
+pub use bytes::Bytes;
 pub use fdfs_protocol::config::ConfigError;
 pub use fdfs_protocol::metadata::Metadata;
 pub use fdfs_protocol::storage::{FileInfo, FileInfoFlags, MetadataMode};
