@@ -99,11 +99,7 @@ impl Index {
         let checkpoint_conn = schema::connect(path, Role::Checkpointer)?;
         let core = Core {
             table: Table::new(options.cache_entries),
-            contents: Mutex::new(Contents::new(
-                next_content,
-                GarbageId(last_garbage.0 + 1),
-                (options.cache_entries / 4).max(16),
-            )),
+            contents: Mutex::new(Contents::new(next_content, GarbageId(last_garbage.0 + 1), options.cache_entries / 4)),
             queue,
             readers: Readers::new(path),
             numbers: Numbers::new(next, reserved),

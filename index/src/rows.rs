@@ -39,11 +39,11 @@ pub(crate) const PUT_CONTENT: &str = "\
     ON CONFLICT (id) DO UPDATE SET fingerprint = ?2, size = ?3, file_id = ?4, mutable = ?5, refs = ?6";
 
 /// SQLite's integers are signed; numbers and sizes keep their bits.
-pub(crate) fn to_sql(number: u64) -> i64 {
+pub(crate) const fn to_sql(number: u64) -> i64 {
     number.cast_signed()
 }
 
-pub(crate) fn from_sql(number: i64) -> u64 {
+pub(crate) const fn from_sql(number: i64) -> u64 {
     number.cast_unsigned()
 }
 

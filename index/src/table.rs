@@ -94,7 +94,7 @@ struct Sweep {
 
 impl Table {
     pub fn new(cap: usize) -> Table {
-        let cap = cap.max(SHARDS).try_into().unwrap_or(isize::MAX / 2);
+        let cap = cap.try_into().unwrap_or(isize::MAX / 2);
         Table {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             weight: AtomicIsize::new(0),

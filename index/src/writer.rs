@@ -321,12 +321,14 @@ impl Writer {
 
     fn handle(&mut self, mut group: Group) {
         let result = self.commit(&group);
+        let mut new_garbage = false;
         match &result {
             Ok(()) => {
                 self.queue.committed.store(group.last, Ordering::Release);
                 let outstanding = group.last > self.queue.synced.load(Ordering::Relaxed);
                 if group.stable {
                     self.queue.synced.store(group.last, Ordering::Release);
+                    new_garbage = self.queue.garbage_synced.swap(group.garbage, Ordering::AcqRel) < group.garbage;
                     self.unsynced_since = None;
                 } else if outstanding && self.unsynced_since.is_none() {
                     self.unsynced_since = Some(Instant::now());
@@ -341,17 +343,11 @@ impl Writer {
         }
         for waiter in group.commit_waiters.drain(..).chain(group.sync_waiters.drain(..)) {
             let result = result.clone();
-            if std::panic::catch_unwind(AssertUnwindSafe(move || waiter(result))).is_err() {
-                // It was one waiter's fault; the others still need this thread.
-                tracing::error!("a callback of the index panicked");
-            }
+            call(move || waiter(result));
         }
-        if result.is_ok() && group.stable {
-            let before = self.queue.garbage_synced.swap(group.garbage, Ordering::AcqRel);
+        if new_garbage {
             let wake = self.queue.garbage_wake.lock().clone();
-            if let (true, Some(wake)) = (before < group.garbage, wake) {
-                wake();
-            }
+            wake.inspect(|wake| call(|| wake()));
         }
         group.deltas.clear();
         self.spare = group.deltas;
@@ -402,6 +398,13 @@ impl Writer {
             true
         });
         self.checkpointer.log_restarted(busy);
+    }
+}
+
+/// Calls back. A panic is the fault of one waiter; the others still need this thread.
+fn call(callback: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(callback)).is_err() {
+        tracing::error!("a callback of the index panicked");
     }
 }
 
