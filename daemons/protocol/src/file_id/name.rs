@@ -228,10 +228,10 @@ impl RemoteName {
         self.extension_dot().map(|dot| &self.as_str()[dot + 1..])
     }
 
-    /// The last seven characters: pad digits, dot, extension.
+    /// The last seven characters of the file part: pad digits, dot, extension.
     pub fn tail(&self) -> &str {
-        let name = self.as_str();
-        &name[name.len() - Self::TAIL_LEN..]
+        let file = self.file_part();
+        &file[file.len().saturating_sub(Self::TAIL_LEN)..]
     }
 
     /// The same place with another block: what an appender is called once it is a normal file.

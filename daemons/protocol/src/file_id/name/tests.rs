@@ -148,6 +148,8 @@ fn names_without_a_block() {
     let n = name("M00/00/00/000001");
     assert_eq!(n.kind(), Err(NameError::Block));
     assert_eq!(n.trunk_slot(), None);
+    // Its last seven characters would reach beyond the file part.
+    assert_eq!(n.tail(), "000001");
     assert_eq!(format!("{n:?}"), "RemoteName(M00/00/00/000001)");
 }
 
@@ -167,7 +169,9 @@ proptest! {
             let (high, low) = n.directories();
             prop_assert_eq!(&n.true_name()[..6], &format!("{high:02X}/{low:02X}/"));
             let block = NameBlock::decode_lenient(b"");
-            prop_assert_eq!(n.with_block(&block).block(), Ok(block));
+            let moved = n.with_block(&block);
+            prop_assert_eq!(moved.block(), Ok(block));
+            prop_assert_eq!(RemoteName::parse(moved.as_bytes()), Ok(moved));
         }
     }
 
