@@ -49,6 +49,31 @@ impl Extents {
         }
     }
 
+    /// Removes a range.
+    pub(crate) fn remove(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let touched: Vec<Range<u64>> = self.within(range.clone()).collect();
+        for part in touched {
+            // Each part lies in one stored range, of which the ends may remain.
+            if let Some((&start, &end)) = self.ranges.range(..=part.start).next_back() {
+                self.ranges.remove(&start);
+                if start < part.start {
+                    self.ranges.insert(start, part.start);
+                }
+                if part.end < end {
+                    self.ranges.insert(part.end, end);
+                }
+            }
+        }
+    }
+
+    /// How far the set reaches from 0 without a gap.
+    pub(crate) fn prefix(&self) -> u64 {
+        self.ranges.first_key_value().filter(|(start, _)| **start == 0).map_or(0, |(_, end)| *end)
+    }
+
     /// The parts of `range` that are in the set, in order.
     pub(crate) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let from = self.ranges.range(..=range.start).next_back().map_or(range.start, |(&s, _)| s);
@@ -95,12 +120,14 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Change {
         Insert(u64, u64),
+        Remove(u64, u64),
         Cut(u64),
     }
 
     fn change() -> impl Strategy<Value = Change> {
         prop_oneof![
             4 => (0..64u64, 0..16u64).prop_map(|(s, l)| Change::Insert(s, s + l)),
+            2 => (0..64u64, 0..16u64).prop_map(|(s, l)| Change::Remove(s, s + l)),
             1 => (0..80u64).prop_map(Change::Cut),
         ]
     }
@@ -115,6 +142,10 @@ mod tests {
                     Change::Insert(s, e) => {
                         extents.insert(s..e);
                         model[s as usize..e as usize].fill(true);
+                    }
+                    Change::Remove(s, e) => {
+                        extents.remove(s..e);
+                        model[s as usize..e as usize].fill(false);
                     }
                     Change::Cut(end) => {
                         extents.cut(end);
@@ -132,6 +163,7 @@ mod tests {
             };
             prop_assert_eq!(bytes(&mut extents.iter()), model);
             prop_assert_eq!(extents.len(), model.iter().filter(|b| **b).count() as u64);
+            prop_assert_eq!(extents.prefix(), model.iter().take_while(|b| **b).count() as u64);
             // Touching ranges are merged.
             let all: Vec<_> = extents.iter().collect();
             prop_assert!(all.windows(2).all(|w| w[0].end < w[1].start));

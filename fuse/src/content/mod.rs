@@ -10,17 +10,26 @@
 //! - Nothing here blocks its caller on the network. Only local page-cache work runs on the calling thread.
 //! - Every operation on the cluster ends within a bounded time, with a result or an error.
 
+mod cache;
+mod cluster;
 mod error;
 mod extents;
 pub mod memory;
+mod reading;
+mod remote;
+mod staging;
+mod store;
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use cluster::ClusterStore;
 pub use error::ContentError;
 pub use fdfs_index::Fingerprint;
+pub use staging::Discard;
+pub use store::{Persist, Store, StoreConfig};
 
 /// Called once with the outcome of an operation.
 ///

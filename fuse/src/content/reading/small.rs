@@ -1,0 +1,95 @@
+//! Contents small enough to be fetched as a whole: verified before any byte of them is given out.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::verify;
+use crate::content::remote::Remote;
+use crate::content::{ContentError, Object, ReadDone};
+
+/// How often a content that arrives damaged is asked for; replicas take turns in answering.
+const ATTEMPTS: u32 = 3;
+
+/// A small content, in memory from its first read until all of it has been read once.
+#[derive(Default)]
+pub(crate) struct Small(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Absent,
+    Loading(Vec<(Range<u64>, ReadDone)>),
+    Loaded {
+        bytes: Bytes,
+        /// Bytes given out. When it reaches the size, the kernel has them all and the memory is freed.
+        given: u64,
+    },
+}
+
+impl Small {
+    /// Reads a range within the content. `true`: the caller has to load the content now.
+    pub(crate) fn read(&self, range: Range<u64>, done: ReadDone) -> bool {
+        let mut state = self.0.lock();
+        let bytes = match &mut *state {
+            State::Absent => {
+                *state = State::Loading(vec![(range, done)]);
+                return true;
+            }
+            State::Loading(waiting) => {
+                waiting.push((range, done));
+                return false;
+            }
+            State::Loaded { bytes, given } => {
+                let bytes = bytes.clone();
+                *given += range.end - range.start;
+                if *given >= bytes.len() as u64 {
+                    *state = State::Absent;
+                }
+                bytes
+            }
+        };
+        drop(state);
+        done(Ok(&bytes[range.start as usize..range.end as usize]));
+        false
+    }
+
+    /// The content has come, or has not.
+    pub(crate) fn loaded(&self, loaded: Result<Bytes, ContentError>) {
+        let mut state = self.0.lock();
+        let State::Loading(waiting) = std::mem::take(&mut *state) else { return };
+        if let Ok(bytes) = &loaded {
+            let given = waiting.iter().map(|(r, _)| r.end - r.start).sum();
+            if given < bytes.len() as u64 {
+                *state = State::Loaded { bytes: bytes.clone(), given };
+            }
+        }
+        drop(state);
+        for (range, done) in waiting {
+            match &loaded {
+                Ok(bytes) => done(Ok(&bytes[range.start as usize..range.end as usize])),
+                Err(error) => done(Err(error.clone())),
+            }
+        }
+    }
+}
+
+/// Fetches and verifies a content.
+pub(crate) async fn load<R: Remote>(remote: &R, object: &Object) -> Result<Bytes, ContentError> {
+    let mut attempt = 1;
+    loop {
+        let bytes = remote.read(&object.file_id, 0..object.size).await?;
+        match verify(object, remote.crc32(object), &bytes) {
+            Ok(()) => return Ok(bytes),
+            Err(error) if attempt == ATTEMPTS => {
+                tracing::error!(file_id = %object.file_id, "content is damaged on every replica that answered");
+                return Err(error);
+            }
+            Err(_) => {
+                tracing::warn!(file_id = %object.file_id, attempt, "content arrived damaged; asking again");
+                attempt += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What has been done ahead with the beginning of a staged file, while the application was still writing it.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Discard;
+use super::files::{APPENDER, StageFile};
+use crate::content::remote::Remote;
+use crate::content::{ContentError, Fingerprint};
+
+/// Files are read for hashing in pieces that stay in the cache of a core.
+const PIECE: usize = 256 << 10;
+
+/// The most that one append request carries: a limit to what a broken connection costs.
+const MOST_PER_REQUEST: u64 = 256 << 20;
+
+/// The first bytes of a staged file, hashed and perhaps streamed. True only while those bytes stay as they are; its
+/// owner drops it (with [`abandon`](Prefix::abandon)) when they change.
+#[derive(Default)]
+pub(crate) struct Prefix {
+    hasher: Option<Box<blake3::Hasher>>,
+    hashed: u64,
+    appender: Option<Appender>,
+}
+
+/// An appender in the cluster that holds the first `sent` bytes.
+struct Appender {
+    file_id: String,
+    sent: u64,
+    note: Note,
+}
+
+impl Prefix {
+    /// Hashes `file` as far as `end`.
+    pub(crate) async fn hash(&mut self, file: &Arc<StageFile>, end: u64) -> Result<(), ContentError> {
+        if self.hashed >= end && self.hasher.is_some() {
+            return Ok(());
+        }
+        let mut hasher = self.hasher.take().unwrap_or_default();
+        let (file, range) = (file.clone(), std::mem::replace(&mut self.hashed, 0)..end);
+        let hashed = tokio::task::spawn_blocking(move || {
+            let mut buf = vec![0; PIECE.min((range.end - range.start) as usize)];
+            let mut at = range.start;
+            while at < range.end {
+                let part = buf.len().min((range.end - at) as usize);
+                file.read(&mut buf[..part], at)?;
+                hasher.update(&buf[..part]);
+                at += part as u64;
+            }
+            Ok::<_, ContentError>(hasher)
+        });
+        self.hasher = Some(hashed.await.map_err(|_| ContentError::Closed)??);
+        self.hashed = end;
+        Ok(())
+    }
+
+    /// The fingerprint of what has been hashed.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.hasher.as_ref().map_or_else(|| Fingerprint::of(&[]), |h| Fingerprint::from(h.finalize()))
+    }
+
+    /// Whether there is an appender to stream to.
+    pub(crate) fn streaming(&self) -> bool {
+        self.appender.is_some()
+    }
+
+    /// Sends `file` to the appender as far as `end`, creating it first.
+    ///
+    /// Hashing and streaming can go on at the same time: split the prefix with [`both`](Prefix::both).
+    async fn stream<R: Remote>(
+        appender: &mut Option<Appender>,
+        remote: &R,
+        file: &Arc<StageFile>,
+        end: u64,
+    ) -> Result<(), ContentError> {
+        let source: &Arc<File> = file.file();
+        if appender.is_none() {
+            let sent = end.min(MOST_PER_REQUEST);
+            let file_id = remote.create_appender(source, 0..sent).await?;
+            let note = Note::write(file.path(), &file_id);
+            *appender = Some(Appender { file_id, sent, note });
+        }
+        while let Some(to) = appender.as_mut().filter(|a| a.sent < end) {
+            let range: Range<u64> = to.sent..end.min(to.sent + MOST_PER_REQUEST);
+            remote.append(&to.file_id, source, range.clone()).await?;
+            to.sent = range.end;
+        }
+        Ok(())
+    }
+
+    /// Hashes and streams `file` as far as `end`, side by side. Gives the result of each.
+    pub(crate) async fn both<R: Remote>(
+        &mut self,
+        remote: &R,
+        file: &Arc<StageFile>,
+        end: u64,
+    ) -> (Result<(), ContentError>, Result<(), ContentError>) {
+        let mut appender = self.appender.take();
+        let outcome = tokio::join!(self.hash(file, end), Self::stream(&mut appender, remote, file, end));
+        self.appender = appender;
+        outcome
+    }
+
+    /// Makes the appender, which holds the whole content, an ordinary file; its file ID.
+    pub(crate) async fn finish<R: Remote>(
+        &mut self,
+        remote: &R,
+        discard: &Discard,
+    ) -> Option<Result<String, ContentError>> {
+        let appender = self.appender.take()?;
+        match remote.finish_appender(&appender.file_id).await {
+            Ok(file_id) => {
+                appender.note.remove();
+                Some(Ok(file_id))
+            }
+            Err(error) => {
+                appender.abandon(discard);
+                Some(Err(error))
+            }
+        }
+    }
+
+    /// Gives the appender up, if there is one. The hash stays.
+    pub(crate) fn abandon(&mut self, discard: &Discard) {
+        if let Some(appender) = self.appender.take() {
+            appender.abandon(discard);
+        }
+    }
+}
+
+impl Appender {
+    fn abandon(self, discard: &Discard) {
+        discard(&self.file_id);
+        self.note.remove();
+    }
+}
+
+/// A file that names an appender in use, so that it is not left in the cluster when this process is killed.
+struct Note(PathBuf);
+
+impl Note {
+    /// Writes the note. A failure costs at most unreferenced data in the cluster, so it is only logged.
+    fn write(data: &Path, file_id: &str) -> Note {
+        let path = data.with_extension(APPENDER);
+        if let Err(error) = std::fs::write(&path, file_id) {
+            tracing::warn!(path = %path.display(), %error, "appender not noted");
+        }
+        Note(path)
+    }
+
+    fn remove(self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Discards the appender that a note of an earlier process names.
+pub(crate) fn discard_noted(note: &Path, discard: &Discard) {
+    if let Ok(file_id) = std::fs::read_to_string(note)
+        && !file_id.is_empty()
+    {
+        discard(&file_id);
+    }
+}
