@@ -29,7 +29,8 @@ const MAX_WAITING: usize = 32;
 /// Longest piece sent from a file before others get their turn.
 const SEND_PIECE: u64 = 1024 * 1024;
 
-/// How long, and how much, a refused request is still read, so that the client sees the answer and not a reset.
+/// The longest pause in, and the most that is read of, a refused request so that the client sees the answer and not a
+/// reset.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -230,18 +231,19 @@ impl<'a> Conn<'a> {
         let fd = self.stream.as_raw_fd();
         // SAFETY: a plain call on the stream's descriptor.
         unsafe { libc::shutdown(fd, libc::SHUT_WR) };
-        let mut left = LINGER_BYTES;
-        let _ = tokio::time::timeout(LINGER, async {
+        let patience = self.timeout;
+        let all = async {
+            let mut left = LINGER_BYTES;
             while left > 0 {
                 self.start = 0;
                 self.end = 0;
-                if self.receive(1, SIZE, false).await.is_err() {
-                    break;
+                match tokio::time::timeout(LINGER, self.receive(1, SIZE, false)).await {
+                    Ok(Ok(())) => left = left.saturating_sub(self.end as u64),
+                    _ => return,
                 }
-                left = left.saturating_sub(self.end as u64);
             }
-        })
-        .await;
+        };
+        let _ = tokio::time::timeout(patience, all).await;
     }
 
     async fn writable(&self) -> Result<(), Gone> {
@@ -336,9 +338,9 @@ impl<'a> Conn<'a> {
 /// Whether a read at `at` would find its data in memory.
 fn cached(file: &File, at: u64) -> bool {
     let mut byte = [0u8; 1];
-    let mut io = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let io = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     // SAFETY: the vector points to one writable byte that outlives the call.
-    let n = unsafe { libc::preadv2(file.as_raw_fd(), &mut io, 1, at as libc::off_t, libc::RWF_NOWAIT) };
+    let n = unsafe { libc::preadv2(file.as_raw_fd(), &io, 1, at as libc::off_t, libc::RWF_NOWAIT) };
     // Only "would block" says no; file systems without the flag are read where they are.
     n >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
 }

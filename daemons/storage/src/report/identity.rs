@@ -52,8 +52,8 @@ pub struct Identity {
 impl Identity {
     /// Who a storage without trackers is: what it listens on.
     pub fn alone(ip: IpAddr) -> Identity {
-        let mut parameters = Parameters::default();
-        parameters.reserved_storage_space = ReservedSpace::Megabytes(0);
+        let reserved_storage_space = ReservedSpace::Megabytes(0);
+        let parameters = Parameters { reserved_storage_space, ..Parameters::default() };
         Identity {
             ips: vec![ip],
             id: StorageId::from_ip(ip).unwrap_or_default(),
