@@ -13,8 +13,8 @@ use crate::error::{Error, Server};
 use crate::exchange::{Answer, Repeat, Request};
 use crate::routes::is_fixed;
 
-/// Room made at once for content whose length the caller did not give.
-const GUESS: u64 = 64 * 1024;
+/// Room made at once for content of known length; for more, room is made as it comes.
+const AT_ONCE: u64 = 1024 * 1024;
 /// Buffer for copying to a writer.
 const COPY: usize = 256 * 1024;
 
@@ -107,7 +107,7 @@ impl Client {
         let mut last = None;
         loop {
             // With the length known, header and content come into one buffer with one read.
-            let expect = if len == 0 { told_size(id, offset).min(GUESS) } else { len.min(4 * GUESS) };
+            let expect = if len == 0 { told_size(id, offset) } else { len }.min(AT_ONCE);
             let answer = match self.open_download(id, offset, len, expect as usize, &mut tried).await {
                 Ok(answer) => answer,
                 // A failure before says more than that nobody else has the file.

@@ -7,6 +7,7 @@
 pub mod extension;
 pub mod human;
 pub mod monitor;
+pub mod storage_ids;
 
 use std::fmt::Display;
 use std::io;

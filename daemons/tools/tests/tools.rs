@@ -218,6 +218,30 @@ fn file_info_of_a_normal_file_comes_from_its_name() {
 }
 
 #[test]
+fn a_storage_id_is_looked_up_where_the_config_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = "group1/M00/00/00/oYYBAGsA64KAZ7krAAAADg4Qul0330.txt";
+    let config = directory.path().join("client.conf");
+    let with = |more: &str| {
+        fs::write(&config, format!("tracker_server = 127.0.0.1:1\n{more}")).unwrap();
+        run_in(directory.path(), "fdfs_file_info", &[&config, &id])
+    };
+    fs::write(directory.path().join("ids.conf"), "100001 group1 10.77.5.1:23000\n").unwrap();
+    let output = with("use_storage_id = true\nstorage_ids_filename = ids.conf\n");
+    assert!(
+        stdout(&output).starts_with(
+            "GET FROM SERVER: false\n\nfile type: normal\nsource storage id: 100001\nsource ip address: 10.77.5.1\n"
+        ),
+        "{}",
+        stdout(&output)
+    );
+    let output = with("use_storage_id = true\nstorage_ids_filename = absent.conf\n");
+    assert_fails(&output, 2, "load storage ids fail, error no: 2, error info: No such file or directory");
+    // Without a table a storage would have to be asked, and there is none.
+    assert_eq!(code(&with("")), 111);
+}
+
+#[test]
 fn appenders() {
     let cluster = Cluster::start();
     let path = cluster.file("begin.log", b"begin-");

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 
 use fdfs_client::{FileId, FileInfoFlags};
 use fdfs_protocol::RemoteName;
-use fdfs_protocol::file_id::{Kind, NameBlock, Source};
-use fdfs_tools::{Failure, client, file_id, human, print_line};
+use fdfs_protocol::file_id::{Kind, Source};
+use fdfs_tools::{Failure, client, file_id, human, print_line, storage_ids};
 
 /// Show source, time, size and CRC32 of a file.
 ///
 /// For a normal file all of that stands in its ID: no server is asked, and a deleted file is shown as well. Appender and
-/// slave files, and files whose source is a storage id, are asked from a storage.
+/// slave files are asked from a storage, and so are files whose source is a storage id that the configuration gives no
+/// table for.
 #[derive(clap::Parser)]
 #[command(
     version,
@@ -55,41 +56,28 @@ async fn show(args: Args) -> Result<(), Failure> {
     let block = id.name.block().map_err(|error| wrong(&error))?;
     let kind = id.name.kind().map_err(|error| wrong(&error))?;
     let flags = FileInfoFlags { no_crc: args.no_crc, silent: args.silent };
-    let info = match told_by_name(&block, kind) {
-        Some(info) => info,
-        None => ask(&client, &id, &block, kind, flags).await?,
+    let (source_id, source_ip) = match block.source {
+        Source::Ip(ip) => (0, Some(ip.into())),
+        Source::Id(source) => (source, storage_ids::address_of(source, &args.config_file, &client).await?),
+    };
+    let info = match (block.size.size(), source_ip) {
+        (Some(size), Some(_)) if kind.is_normal() => {
+            let timestamp = block.timestamp.into();
+            Info { from_server: false, kind: name_of(kind), source_id, source_ip, timestamp, size, crc32: block.crc32 }
+        }
+        _ => ask(&client, &id, source_id, kind, flags).await?,
     };
     print(&info, args.no_crc)
-}
-
-fn told_by_name(block: &NameBlock, kind: Kind) -> Option<Info> {
-    let Source::Ip(ip) = block.source else { return None };
-    if !kind.is_normal() {
-        return None;
-    }
-    Some(Info {
-        from_server: false,
-        kind: name_of(kind),
-        source_id: 0,
-        source_ip: Some(ip.into()),
-        timestamp: block.timestamp.into(),
-        size: block.size.size()?,
-        crc32: block.crc32,
-    })
 }
 
 async fn ask(
     client: &fdfs_client::Client,
     id: &FileId,
-    block: &NameBlock,
+    source_id: u32,
     kind: Kind,
     flags: FileInfoFlags,
 ) -> Result<Info, Failure> {
     let told = client.file_info(id, flags).await.map_err(|error| Failure::of(WHAT, &error))?;
-    let source_id = match block.source {
-        Source::Id(source) => source,
-        Source::Ip(_) => 0,
-    };
     Ok(Info {
         from_server: true,
         kind: name_of(kind),
