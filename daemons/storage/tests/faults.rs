@@ -222,7 +222,8 @@ fn killed_in_the_middle_of_work_nothing_acknowledged_is_lost() {
                     for i in 0.. {
                         let content = noise(100 + (i % 3) * 200_000, w * 1000 + i as u64);
                         let mut body = Vec::new();
-                        UploadHead { store_path: None, size: content.len() as u64, ext: ExtName::NONE }.encode(&mut body);
+                        UploadHead { store_path: None, size: content.len() as u64, ext: ExtName::NONE }
+                            .encode(&mut body);
                         body.extend_from_slice(&content);
                         c.send_raw(Command::UploadFile.code(), 0, &body);
                         match c.try_answer() {

@@ -219,7 +219,8 @@ fn reads_with_wrong_numbers_and_groups() {
         expect(&f, cmd, &file(missing.as_bytes()), 2);
     }
     // A huge length is cut to what is there.
-    let body = c.ask(Command::DownloadFile, &Download { offset: 5, len: i64::MAX as u64, group: group(), name }, b"").ok();
+    let body =
+        c.ask(Command::DownloadFile, &Download { offset: 5, len: i64::MAX as u64, group: group(), name }, b"").ok();
     assert_eq!(body, b"56789");
     // Names of directories and metadata that is too large.
     expect(&f, 14, &download(0, 0, b"group1", b"M00/00/00/................"), 2);

@@ -40,7 +40,7 @@ impl Service {
         for _ in 0..DRAWS {
             let size = SizeField::normal(meta.size, thread::random() as u32);
             let block = NameBlock { source, timestamp: name_time(), size, crc32 };
-            let new = old.with_block(&block).map_err(|_| Status::EINVAL)?;
+            let new = old.with_block(&block);
             let target = self.place(&new)?;
             match place.dir().rename_new(&place.rel, &target.rel) {
                 Ok(()) => {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use fdfs_protocol::header::{HEADER_LEN, Header};
 use fdfs_protocol::names::Prefix;
 use fdfs_protocol::storage::{
-    AppendHead, Download, FileRequest, MetadataMode, ModifyHead, Regenerate, SetMetadata, Truncate, UploadHead, UploadSlaveHead,
+    AppendHead, Download, FileRequest, MetadataMode, ModifyHead, Regenerate, SetMetadata, Truncate, UploadHead,
+    UploadSlaveHead,
 };
 use fdfs_protocol::{Command, Encode, ExtName, FileId, GroupName, RemoteName};
 use fdfs_storage::{Storage, StorageConfig};

@@ -1,0 +1,275 @@
+//! What a storage says to its trackers, in which order, and what it makes of their answers. The tracker here is a double
+//! that keeps everything it is sent.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Client, Fixture};
+use fdfs_protocol::header::{HEADER_LEN, Header};
+use fdfs_protocol::peer::member::{Brief, MemberChanges};
+use fdfs_protocol::peer::{DiskUsage, JoinReply, JoinRequest, Parameters, SyncNotify};
+use fdfs_protocol::stat::StorageStatus;
+use fdfs_protocol::{Command, Encode, IpText, StorageId};
+use fdfs_storage::StorageConfig;
+use parking_lot::{Condvar, Mutex};
+
+type Sent = (usize, Command, Vec<u8>);
+type Answer = dyn Fn(&Sent) -> Option<(u8, Vec<u8>)> + Send + Sync;
+
+/// A tracker that answers by rule.
+struct Double {
+    addr: SocketAddr,
+    heard: Arc<(Mutex<Vec<Sent>>, Condvar)>,
+}
+
+impl Double {
+    /// `answer` overrides the answers of a healthy tracker with one fresh storage.
+    fn start(answer: impl Fn(&Sent) -> Option<(u8, Vec<u8>)> + Send + Sync + 'static) -> Double {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let heard = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let answer: Arc<Answer> = Arc::new(answer);
+        let all = heard.clone();
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let (heard, answer) = (all.clone(), answer.clone());
+                std::thread::spawn(move || serve(number, stream.unwrap(), &heard, &*answer));
+            }
+        });
+        Double { addr, heard }
+    }
+
+    /// Waits until what was heard satisfies `enough`.
+    fn wait<T>(&self, what: &str, enough: impl Fn(&[Sent]) -> Option<T>) -> T {
+        let mut heard = self.heard.0.lock();
+        loop {
+            if let Some(found) = enough(&heard) {
+                return found;
+            }
+            let timed_out = self.heard.1.wait_for(&mut heard, Duration::from_secs(60)).timed_out();
+            assert!(!timed_out, "{what}: {:?}", heard.iter().map(|s| (s.0, s.1)).collect::<Vec<_>>());
+        }
+    }
+
+    /// The commands of the connection that joined first.
+    fn session(&self, len: usize) -> Vec<Sent> {
+        self.wait("session", |all| {
+            let joined = all.iter().find(|s| s.1 == Command::StorageJoin)?.0;
+            let session: Vec<_> = all.iter().filter(|s| s.0 == joined).cloned().collect();
+            (session.len() >= len).then_some(session)
+        })
+    }
+}
+
+fn serve(number: usize, mut stream: TcpStream, heard: &(Mutex<Vec<Sent>>, Condvar), answer: &Answer) {
+    loop {
+        let mut head = [0; HEADER_LEN];
+        if stream.read_exact(&mut head).is_err() {
+            return;
+        }
+        let header = Header::decode(&head).unwrap();
+        let mut body = vec![0; header.body_len as usize];
+        stream.read_exact(&mut body).unwrap();
+        let sent = (number, Command::from_code(header.cmd).unwrap(), body);
+        let reply = answer(&sent).or_else(|| healthy(sent.1));
+        heard.0.lock().push(sent);
+        heard.1.notify_all();
+        let Some((status, body)) = reply else { return };
+        let head = Header { body_len: body.len() as u64, cmd: 100, status };
+        if stream.write_all(&[&head.encode()[..], &body].concat()).is_err() {
+            return;
+        }
+    }
+}
+
+fn encoded(message: &impl Encode) -> Vec<u8> {
+    let mut out = Vec::new();
+    message.encode(&mut out);
+    out
+}
+
+fn healthy(command: Command) -> Option<(u8, Vec<u8>)> {
+    let body = match command {
+        Command::Quit => return None,
+        Command::GetMyIp => b"127.0.0.1".to_vec(),
+        Command::StorageParameterReq => encoded(&Parameters::default()),
+        Command::StorageJoin => encoded(&JoinReply { status: StorageStatus::Init, source: StorageId::NONE }),
+        Command::StorageBeat | Command::StorageReportDiskUsage | Command::StorageSyncReport => {
+            encoded(&MemberChanges::default())
+        }
+        _ => Vec::new(),
+    };
+    Some((0, body))
+}
+
+fn with_tracker(double: &Double) -> impl FnOnce(&mut StorageConfig) {
+    let addr = double.addr;
+    move |c| {
+        *c = StorageConfig::embedded(&c.base_path, addr, common::group());
+        c.subdirs = 2;
+        c.workers = 1;
+        c.heart_beat_interval = Duration::from_secs(1);
+    }
+}
+
+#[test]
+fn the_order_is_that_of_fastdfs() {
+    let double = Double::start(|_| None);
+    let f = Fixture::with(with_tracker(&double));
+    assert!(f.storage.as_ref().unwrap().wait_active(Duration::from_secs(60)));
+    let session = double.session(8);
+    let commands: Vec<_> = session.iter().map(|s| s.1).collect();
+    use Command as C;
+    let expected = [
+        C::StorageJoin,
+        C::StorageSyncDestReq,
+        C::StorageSyncNotify,
+        C::StorageBeat,
+        C::StorageChangelogReq,
+        C::StorageReportDiskUsage,
+        C::StorageBeat,
+        C::StorageChangelogReq,
+    ];
+    assert_eq!(commands[..8], expected);
+    let before: Vec<_> =
+        double.wait("all", |all| Some(all.iter().filter(|s| s.0 != session[0].0).map(|s| s.1).collect()));
+    assert_eq!(before, [C::GetMyIp, C::Quit, C::StorageParameterReq, C::Quit]);
+
+    let join = JoinRequest::decode(&session[0].2).unwrap();
+    assert_eq!(
+        (join.group, join.port, join.store_path_count, join.subdir_count_per_path),
+        (common::group(), f.addr().port(), 1, 2)
+    );
+    assert!(join.fresh && join.id.is_none() && join.version.as_str() == "6.16.1");
+    assert_eq!(join.status, Some(StorageStatus::Init));
+    assert_eq!(join.tracker_ip.as_str(), "127.0.0.1");
+    assert_eq!(join.trackers.len(), 1);
+    assert_eq!(SyncNotify::decode(&session[2].2).unwrap(), SyncNotify::default());
+    assert_eq!(session[3].2.len(), 348);
+    assert_eq!(DiskUsage::decode(&session[5].2).unwrap().0.len(), 1);
+    // Nothing was counted since: an empty beat.
+    assert!(session[6].2.is_empty());
+}
+
+#[test]
+fn a_restart_does_not_ask_for_a_source_again() {
+    let source = SyncNotify { source: StorageId::new("10.0.0.9").unwrap(), until: 1234 };
+    let double = Double::start(move |s| (s.1 == Command::StorageSyncDestReq).then(|| (0, encoded(&source))));
+    let mut f = Fixture::with(with_tracker(&double));
+    double.wait("first beat", |all| all.iter().any(|s| s.1 == Command::StorageBeat).then_some(()));
+    let flag = std::fs::read_to_string(f.config.base_path.join("data/.data_init_flag")).unwrap();
+    assert!(flag.contains("sync_old_done=1\nsync_src_server=10.0.0.9\nsync_until_timestamp=1234\n"), "{flag}");
+    let count = double.wait("now", |all| Some(all.len()));
+    f.restart();
+    let after = double.wait("second beat", |all| {
+        let after = &all[count..];
+        after.iter().any(|s| s.1 == Command::StorageBeat).then(|| after.to_vec())
+    });
+    let join = after.iter().find(|s| s.1 == Command::StorageJoin).unwrap();
+    assert!(!JoinRequest::decode(&join.2).unwrap().fresh);
+    assert!(!after.iter().any(|s| s.1 == Command::StorageSyncDestReq));
+    let notify = after.iter().find(|s| s.1 == Command::StorageSyncNotify).unwrap();
+    assert_eq!(SyncNotify::decode(&notify.2).unwrap(), source);
+}
+
+#[test]
+fn a_connection_that_breaks_is_made_again() {
+    let double = Double::start(|s| {
+        // The first session breaks at its disk report.
+        (s.1 == Command::StorageReportDiskUsage && s.0 == 2).then_some((0, b"\xff".to_vec()))
+    });
+    let f = Fixture::with(with_tracker(&double));
+    double.wait("second join", |all| (all.iter().filter(|s| s.1 == Command::StorageJoin).count() >= 2).then_some(()));
+    assert!(f.storage.as_ref().unwrap().wait_active(Duration::from_secs(60)));
+}
+
+#[test]
+fn a_refused_join_is_tried_again() {
+    let double = Double::start(|s| (s.1 == Command::StorageJoin && s.0 == 2).then_some((14, Vec::new())));
+    let f = Fixture::with(with_tracker(&double));
+    assert!(f.storage.as_ref().unwrap().wait_active(Duration::from_secs(60)));
+    let joins = double.wait("joins", |all| Some(all.iter().filter(|s| s.1 == Command::StorageJoin).count()));
+    assert_eq!(joins, 2);
+}
+
+#[test]
+fn members_that_the_tracker_does_not_know_are_told() {
+    let brief = |n: u8, status| Brief {
+        status,
+        port: 23000,
+        id: StorageId::new(&format!("10.0.0.{n}")).unwrap(),
+        ip: IpText::new(&format!("10.0.0.{n}")).unwrap(),
+    };
+    let double = Double::start(move |s| {
+        let list = match s.1 {
+            Command::StorageBeat => vec![brief(1, StorageStatus::Active), brief(2, StorageStatus::Active)],
+            Command::StorageReportDiskUsage => vec![brief(1, StorageStatus::Active)],
+            _ => return None,
+        };
+        Some((0, encoded(&MemberChanges { members: Some(list), ..MemberChanges::default() })))
+    });
+    let _f = Fixture::with(with_tracker(&double));
+    let told = double.wait("told", |all| all.iter().find(|s| s.1 == Command::StorageReplicaChg).cloned());
+    assert_eq!(told.2, encoded(&brief(2, StorageStatus::Active)));
+}
+
+#[test]
+fn files_wait_until_a_tracker_says_who_we_are() {
+    let open = Arc::new((Mutex::new(false), Condvar::new()));
+    let gate = open.clone();
+    let double = Double::start(move |s| {
+        if s.1 == Command::GetMyIp {
+            let mut open = gate.0.lock();
+            while !*open {
+                gate.1.wait(&mut open);
+            }
+        }
+        None
+    });
+    let f = Fixture::with(with_tracker(&double));
+    let mut c = f.client();
+    assert!(c.is_alive());
+    assert_eq!(c.upload_as(Command::UploadFile, b"early", "").status, 11);
+    assert!(c.is_alive());
+    *open.0.lock() = true;
+    open.1.notify_all();
+    assert!(f.storage.as_ref().unwrap().wait_active(Duration::from_secs(60)));
+    let mut c = Client::connect(f.addr());
+    let name = c.upload(b"now", "");
+    assert_eq!(c.content(&name), b"now");
+}
+
+#[test]
+fn storage_ids_and_wide_addresses() {
+    use fdfs_protocol::peer::parameters::IdType;
+    use fdfs_protocol::tracker::StorageIdsPage;
+    let double = Double::start(|s| {
+        let body = match s.1 {
+            Command::StorageParameterReq => encoded(&Parameters {
+                use_storage_id: true,
+                id_type_in_filename: IdType::Id,
+                response_ip_addr_size: fdfs_protocol::IpSize::V6,
+                ..Parameters::default()
+            }),
+            Command::FetchStorageIds => {
+                let text = "100001 group1 127.0.0.1\n100002 group1 10.0.0.2:23000 rw=read\n";
+                encoded(&StorageIdsPage { total: 2, count: 2, text })
+            }
+            _ => return None,
+        };
+        Some((0, body))
+    });
+    let f = Fixture::with(with_tracker(&double));
+    let join = JoinRequest::decode(&double.session(1)[0].2).unwrap();
+    assert_eq!(join.id.as_str(), "100001");
+    let mut c = f.client();
+    let name = c.upload(b"content", "");
+    assert_eq!(name.block().unwrap().source, fdfs_protocol::file_id::Source::Id(100_001));
+    let info = c.info(&name, 0).ok();
+    assert_eq!(info.len(), 70);
+    assert_eq!(&info[24..33], b"127.0.0.1");
+}
