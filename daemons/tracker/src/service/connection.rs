@@ -80,11 +80,16 @@ impl Connection {
         let mut served_any = false;
         loop {
             let now = now();
-            let mut open = true;
-            while open {
-                let (header, body) = match input.next()? {
-                    Some(frame) => frame,
-                    None => break,
+            // What ends the connection, once everything before it is answered.
+            let mut end: Option<io::Result<()>> = None;
+            while end.is_none() {
+                let (header, body) = match input.next() {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => break,
+                    Err(e) => {
+                        end = Some(Err(e));
+                        break;
+                    }
                 };
                 served_any = true;
                 let start = out.len();
@@ -96,7 +101,7 @@ impl Connection {
                             out.extend_from_slice(&Header::failure(e).encode());
                         }
                     }
-                    Done::Close => open = false,
+                    Done::Close => end = Some(Ok(())),
                 }
                 if out.len() >= FLUSH_AT {
                     send(stream, &mut out, limit).await?;
@@ -105,8 +110,8 @@ impl Connection {
             if !out.is_empty() {
                 send(stream, &mut out, limit).await?;
             }
-            if !open {
-                return Ok(());
+            if let Some(end) = end {
+                return end;
             }
             // Between requests a peer may be silent for ever, but only after its first one.
             let patient = served_any && input.is_empty();

@@ -33,12 +33,18 @@ impl Cluster {
     }
 
     /// STORAGE_REPLICA_CHG: a member knows storages, or a newer status of them, that this tracker seems not to know.
-    /// A leader knows better.
+    /// A leader knows better, and tells the member so with its next report: a member that was told of a returning
+    /// storage while it was still forgetting it would otherwise never hear of it again.
     ///
     /// # Errors
     /// As [`Cluster::report_status`]; the entries before the failing one were taken.
     pub fn replica_changes(&mut self, member: &Member, briefs: &[Brief]) -> Result<(), Status> {
         if self.trackers.i_lead() {
+            let group = self.group_mut(&member.group)?;
+            let stale = group.changes.wrapping_sub(1);
+            if let Some(storage) = group.member_quietly(&member.id) {
+                storage.seen_changes = stale;
+            }
             return Ok(());
         }
         briefs.iter().try_for_each(|brief| self.merge_one(&member.group, brief))
@@ -168,6 +174,9 @@ mod tests {
             let a = c.bring_up("10.0.0.1");
             assert_eq!(c.replica_changes(&a, &[brief("10.0.0.2", S::Offline)]), Ok(()));
             assert!(c.storage(&a.group, &"10.0.0.2".parse().unwrap()).is_err(), "a leader knows better");
+            let mut seen = 0;
+            assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap().members.is_some(), "and says so");
+            assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap().members.is_none());
             c.trackers.step_down().unwrap();
             for (i, (told, known)) in [
                 (S::Init, true),
