@@ -16,6 +16,23 @@
 //! | [`config`] | the config file format |
 //!
 //! Facts are those of FastDFS 6.16.1.
+//!
+//! ```
+//! use fdfs_protocol::storage::UploadHead;
+//! use fdfs_protocol::{Command, FileId, HEADER_LEN, header};
+//!
+//! // A request: frame header and head; the five bytes of content follow on the wire.
+//! let head = UploadHead { store_path: None, size: 5, ext: "txt".parse()? };
+//! let mut out = Vec::new();
+//! header::frame_head(Command::UploadFile, &head, head.size, &mut out);
+//! assert_eq!(out.len(), HEADER_LEN + UploadHead::FIXED_LEN);
+//!
+//! // The name in an answer tells where the file came from, when, and how large it is.
+//! let id: FileId = "group1/M00/00/00/Ck0AAWsA64KAdKM-AAAADg4Qul0780.txt".parse()?;
+//! assert_eq!(id.name.block()?.size.size(), Some(14));
+//! assert_eq!(id.name.true_name(), "00/00/Ck0AAWsA64KAdKM-AAAADg4Qul0780.txt");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod binlog;
 pub mod command;

@@ -149,12 +149,14 @@ impl FromStr for ReservedSpace {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let text = text.trim();
         let parsed = match text.strip_suffix('%') {
+            // Looked at as a percentage again: a share that rounds to nothing or to all is none.
             Some(percent) => percent
                 .trim_end()
                 .parse::<f64>()
                 .ok()
-                .filter(|percent| *percent > 0.0 && *percent < 100.0)
-                .map(|percent| ReservedSpace::Ratio(percent / 100.0)),
+                .map(|percent| percent / 100.0)
+                .filter(|ratio| *ratio * 100.0 > 0.0 && *ratio * 100.0 < 100.0)
+                .map(ReservedSpace::Ratio),
             None => parse_size(text).map(|bytes| ReservedSpace::Megabytes(bytes >> 20)),
         };
         parsed.ok_or(ValueError("needs a size such as 1GB or a share such as 20%"))
@@ -165,7 +167,11 @@ impl fmt::Display for ReservedSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReservedSpace::Megabytes(megabytes) => write!(f, "{megabytes}MB"),
-            ReservedSpace::Ratio(ratio) => write!(f, "{:.2}%", ratio * 100.0),
+            // Two digits, as FastDFS writes it, unless they would say nothing or all.
+            ReservedSpace::Ratio(ratio) => match ratio * 100.0 {
+                percent @ 0.005..99.995 => write!(f, "{percent:.2}%"),
+                percent => write!(f, "{percent}%"),
+            },
         }
     }
 }
@@ -243,6 +249,10 @@ mod tests {
         for text in ["0%", "100%", "NaN%", "inf%", "-5%", "many"] {
             assert!(text.parse::<ReservedSpace>().is_err(), "{text}");
         }
+        for text in ["0.001%", "99.999%"] {
+            assert_eq!(text.parse::<ReservedSpace>().unwrap().to_string().parse(), text.parse::<ReservedSpace>());
+        }
+        assert!("1e-323%".parse::<ReservedSpace>().is_err());
         // The number alone counts bytes.
         assert_eq!("1048576".parse(), Ok(ReservedSpace::Megabytes(1)));
     }
@@ -253,7 +263,7 @@ mod tests {
             let _ = (parse_bool(&text), parse_size(&text), parse_duration(&text));
             let _ = text.parse::<TimeOfDay>();
             if let Ok(reserved) = text.parse::<ReservedSpace>() {
-                prop_assert!(!reserved.to_string().is_empty());
+                prop_assert!(reserved.to_string().parse::<ReservedSpace>().is_ok());
             }
         }
 

@@ -13,6 +13,15 @@ pub const ANY_STORE_PATH: u8 = 255;
 /// The shortest name of an appender file.
 const MIN_APPENDER_NAME: usize = RemoteName::NORMAL_LEN;
 
+/// The name of an appender file, long enough even when a zero byte ends it early.
+fn appender_name(bytes: &[u8]) -> Result<RemoteName, WireError> {
+    let name = RemoteName::decode(bytes)?;
+    match name.as_bytes().len() {
+        MIN_APPENDER_NAME.. => Ok(name),
+        got => Err(WireError::Length { what: "appender name", got }),
+    }
+}
+
 /// Head of UPLOAD_FILE and UPLOAD_APPENDER_FILE; the content follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadHead {
@@ -125,7 +134,7 @@ impl AppendHead {
         c.i64()?;
         let size = c.size("content size")?;
         check_content(size, Self::FIXED_LEN + len, body_len)?;
-        Ok(AppendHead { size, name: RemoteName::decode(c.rest())? })
+        Ok(AppendHead { size, name: appender_name(c.rest())? })
     }
 }
 
@@ -159,7 +168,7 @@ impl ModifyHead {
         let offset = c.size("offset")?;
         let size = c.size("content size")?;
         check_content(size, Self::FIXED_LEN + len, body_len)?;
-        Ok(ModifyHead { offset, size, name: RemoteName::decode(c.rest())? })
+        Ok(ModifyHead { offset, size, name: appender_name(c.rest())? })
     }
 }
 
@@ -189,7 +198,7 @@ impl Truncate {
         let len = Self::name_len(body, body.len() as u64)?;
         let mut c = Cursor::exact("truncate", body, Self::FIXED_LEN + len)?;
         c.i64()?;
-        Ok(Truncate { size: c.size("new size")?, name: RemoteName::decode(c.rest())? })
+        Ok(Truncate { size: c.size("new size")?, name: appender_name(c.rest())? })
     }
 }
 
@@ -211,10 +220,7 @@ pub struct Regenerate {
 impl Regenerate {
     /// Reads 44 to 127 bytes.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
-        if body.len() < MIN_APPENDER_NAME {
-            return Err(WireError::Length { what: "appender name", got: body.len() });
-        }
-        Ok(Regenerate { name: RemoteName::decode(body)? })
+        Ok(Regenerate { name: appender_name(body)? })
     }
 }
 

@@ -43,6 +43,13 @@ fn heads_with_names() {
     let again = Regenerate { name };
     assert_eq!(Regenerate::decode(&bytes(&again)), Ok(again));
     assert!(Regenerate::decode(&APPENDER.as_bytes()[..43]).is_err());
+    // Long enough, but a zero byte ends the name early.
+    let mut cut = APPENDER.as_bytes().to_vec();
+    cut[40] = 0;
+    assert!(Regenerate::decode(&cut).is_err());
+    cut[40] = b'x';
+    cut.extend([0; 9]);
+    assert!(Regenerate::decode(&cut).is_ok());
 }
 
 #[test]
