@@ -16,7 +16,7 @@ use fdfs_protocol::{Command, FileId};
 use crate::client::{Client, Shared};
 use crate::content::Content;
 use crate::error::{Error, Server};
-use crate::exchange::{Answer, MAX_ANSWER, Repeat, Request};
+use crate::exchange::{Answer, Repeat, Request, SLOW};
 use fdfs_protocol::metadata::Metadata;
 
 /// Storages tried for one change.
@@ -57,16 +57,16 @@ impl Client {
 
     /// Turns an appender file into a normal one and returns its new ID, which tells size and CRC32. The old ID is gone,
     /// and so is the metadata.
+    ///
+    /// The storage reads the whole file for that, so it may take 20 times the network timeout.
     pub async fn regenerate(&self, id: &FileId) -> Result<FileId, Error> {
         let command = Command::RegenerateAppenderFilename;
         let mut head = Vec::with_capacity(160);
         frame(command, &Regenerate { name: id.name }, &mut head);
-        let request =
-            Request { command, head: &head, file: Some(id), repeat: Repeat::Never, expect: 76, limit: MAX_ANSWER };
-        let mut answer = self.shared.change(id, request, &mut Content::empty()).await?;
-        let new = answer.decode(FileId::decode).await?;
+        let request = Request { slowness: SLOW, ..Request::new(command, &head, Repeat::Never).about(id) };
+        let answer = self.shared.change(id, request, &mut Content::empty()).await?;
         let storage = answer.server().addr;
-        answer.finish();
+        let new = self.shared.finish(answer, FileId::decode).await?;
         self.shared.routes.lock().learn_source(&new, storage, Instant::now());
         Ok(new)
     }
@@ -96,8 +96,7 @@ impl Client {
     ) -> Result<(), Error> {
         let mut head = Vec::with_capacity(192);
         frame_head(command, message, content.len(), &mut head);
-        let request =
-            Request { command, head: &head, file: Some(id), repeat: Repeat::Never, expect: 0, limit: MAX_ANSWER };
+        let request = Request::new(command, &head, Repeat::Never).about(id);
         self.shared.change(id, request, &mut content).await?.finish_empty();
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use fdfs_protocol::header::frame;
 use fdfs_protocol::storage::{self, FileInfoFlags};
-use fdfs_protocol::{Command, FileId, Status};
+use fdfs_protocol::{Command, FileId, RemoteName, Status};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::client::Client;
@@ -39,31 +39,45 @@ pub struct Download {
     check: Option<Check>,
 }
 
-/// The CRC32 that the content must have, and that of what has come so far.
+/// What the content of a whole file must be, and the CRC32 of what has come so far.
 #[derive(Debug, Clone)]
 struct Check {
-    expected: u32,
+    size: u64,
+    crc32: u32,
     so_far: crc32fast::Hasher,
 }
 
 impl Check {
-    /// The check for a whole file whose name tells its CRC32.
+    /// The check for a download of `len` bytes (0: to the end), if that is all of a file whose name tells size and CRC32.
     fn of(id: &FileId, offset: u64, len: u64) -> Option<Self> {
         let block = id.name.block().ok()?;
-        let whole = offset == 0 && block.size.size() == Some(len);
-        (is_fixed(id) && whole).then(|| Self { expected: block.crc32, so_far: crc32fast::Hasher::new() })
+        let size = block.size.size()?;
+        // A shorter name that counts as normal is one of a slave and tells of its master.
+        let tells = is_fixed(id) && id.name.as_str().len() >= RemoteName::NORMAL_LEN;
+        let whole = offset == 0 && (len == 0 || len >= size);
+        (tells && whole).then(|| Self { size, crc32: block.crc32, so_far: crc32fast::Hasher::new() })
+    }
+
+    fn size(&self, id: &FileId, server: Server, announced: u64) -> Result<(), Error> {
+        if announced == self.size {
+            return Ok(());
+        }
+        let detail = format!("has {announced} bytes, the file ID says {}", self.size);
+        Err(Error::Corrupt { file: id.to_string().into(), server, detail })
     }
 
     fn verify(self, id: &FileId, server: Server) -> Result<(), Error> {
         let found = self.so_far.finalize();
-        if found == self.expected {
+        if found == self.crc32 {
             return Ok(());
         }
-        Err(Error::Corrupt { file: id.to_string().into(), server, expected: self.expected, found })
+        let detail = format!("has CRC32 {found:08x}, the file ID says {:08x}", self.crc32);
+        Err(Error::Corrupt { file: id.to_string().into(), server, detail })
     }
 
     fn verify_all(check: Option<Self>, id: &FileId, server: Server, content: &[u8]) -> Result<(), Error> {
         let Some(mut check) = check else { return Ok(()) };
+        check.size(id, server, content.len() as u64)?;
         check.so_far.update(content);
         check.verify(id, server)
     }
@@ -80,7 +94,10 @@ impl Client {
             answer => Some(answer?),
         };
         let announced = answer.as_ref().map_or(0, |answer| answer.len);
-        let check = self.config().verify_crc.then(|| Check::of(id, offset, announced)).flatten();
+        let check = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
+        if let (Some(check), Some(answer)) = (&check, &answer) {
+            check.size(id, answer.server(), announced)?;
+        }
         let mut download = Download {
             client: self.clone(),
             id: *id,
@@ -124,7 +141,7 @@ impl Client {
                 )));
             }
             let server = answer.server();
-            let check = self.config().verify_crc.then(|| Check::of(id, offset, answer.len)).flatten();
+            let check = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
             let outcome = match answer.bytes().await {
                 Ok(content) => Check::verify_all(check, id, server, &content).map(|()| content),
                 Err(error) => Err(self.shared.note(error)),
@@ -171,14 +188,8 @@ impl Client {
         let mut head = Vec::with_capacity(192);
         frame(Command::DownloadFile, &storage::Download { offset, len, group: id.group, name: id.name }, &mut head);
         let limit = if len == 0 { u64::MAX } else { len };
-        let request = Request {
-            command: Command::DownloadFile,
-            head: &head,
-            file: Some(id),
-            repeat: Repeat::Harmless,
-            expect,
-            limit,
-        };
+        let request =
+            Request { expect, limit, ..Request::new(Command::DownloadFile, &head, Repeat::Harmless).about(id) };
         self.shared.read(id, request, tried).await
     }
 
@@ -186,7 +197,7 @@ impl Client {
     /// the download is one of nothing.
     async fn is_empty_file(&self, id: &FileId, offset: u64, error: &Error) -> Result<bool, Error> {
         let refused = matches!(error, Error::Status { status: Status::EINVAL, .. });
-        if !refused || offset != 0 || told_size(id, 0) != 0 && is_fixed(id) {
+        if !refused || offset != 0 {
             return Ok(false);
         }
         let flags = FileInfoFlags { no_crc: true, silent: true };

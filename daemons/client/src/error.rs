@@ -172,20 +172,15 @@ pub enum Error {
         /// How many are allowed.
         limit: usize,
     },
-    /// The content does not have the CRC32 that its file ID states.
-    #[error(
-        "download: {server} sent content of {file} with CRC32 {found:08x}, the file ID says {expected:08x}; \
-         the copy on that storage is damaged"
-    )]
+    /// The content is not what its file ID states.
+    #[error("download: the copy of {file} on {server} is damaged: it {detail}")]
     Corrupt {
         /// The file ID.
         file: Box<str>,
         /// Who sent it.
         server: Server,
-        /// CRC32 in the file ID.
-        expected: u32,
-        /// CRC32 of what came.
-        found: u32,
+        /// Size or CRC32, here and in the file ID.
+        detail: String,
     },
     /// The caller's own file, reader or writer failed.
     #[error("{what}: {source}")]

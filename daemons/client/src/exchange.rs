@@ -19,7 +19,9 @@ use crate::pool::{Lease, NoConnection};
 /// How long to look for the reason after a server refused to take the rest of a request.
 const REASON: Duration = Duration::from_secs(1);
 /// Answers other than file content are never larger; the largest (a list of groups) has 58 KiB.
-pub(crate) const MAX_ANSWER: u64 = 1024 * 1024;
+const MAX_ANSWER: u64 = 1024 * 1024;
+/// How much longer than others a request may take that has a storage compute the CRC32 of a whole file.
+pub(crate) const SLOW: u32 = 20;
 
 /// Whether a request may be carried out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +41,24 @@ pub(crate) struct Request<'a> {
     /// The file it is about, for messages.
     pub(crate) file: Option<&'a FileId>,
     pub(crate) repeat: Repeat,
-    /// The likely length of the answer's body.
+    /// The length of the answer's body, if it is likely to be large: room is made for it beforehand.
     pub(crate) expect: usize,
     /// The longest body the answer may have.
     pub(crate) limit: u64,
+    /// How many answers there will be: `head` may hold several requests.
+    pub(crate) answers: usize,
+    /// The network timeout for the answer, times this: some requests make a storage read a whole file first.
+    pub(crate) slowness: u32,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(command: Command, head: &'a [u8], repeat: Repeat) -> Self {
+        Self { command, head, file: None, repeat, expect: 0, limit: MAX_ANSWER, answers: 1, slowness: 1 }
+    }
+
+    pub(crate) fn about(self, id: &'a FileId) -> Self {
+        Self { file: Some(id), ..self }
+    }
 }
 
 /// An answer with status 0 whose body is still to be read.
@@ -76,6 +92,7 @@ impl Shared {
             let mut patience = Patience::new(self.config.network_timeout);
             match converse(&mut lease, request, content, &mut patience).await {
                 Ok((header, whole)) => {
+                    patience = Patience::new(self.config.network_timeout);
                     if header.status == 0 && header.body_len > request.limit {
                         let announced = header.body_len;
                         let detail =
@@ -114,11 +131,11 @@ impl Shared {
         decode: impl Fn(&[u8]) -> Result<T, WireError>,
     ) -> Result<Vec<T>, Error> {
         let heads = request.head.repeat(count);
-        let request_all = Request { head: &heads, ..request };
+        let request_all = Request { head: &heads, answers: count, ..request };
         let mut answer = self.exchange(Server::tracker(addr), request_all, &mut Content::empty()).await?;
         let mut answers = Vec::with_capacity(count);
         loop {
-            answers.push(answer.decode(&decode).await?);
+            answers.push(answer.decode(&decode).await.map_err(|error| self.note(error))?);
             if answers.len() == count {
                 answer.finish();
                 return Ok(answers);
@@ -130,6 +147,17 @@ impl Shared {
                 Ok(false) | Err(_) => return Ok(answers),
             }
         }
+    }
+
+    /// Receives the body of an answer, decodes it and gives the connection back.
+    pub(crate) async fn finish<T>(
+        &self,
+        mut answer: Answer,
+        decode: impl Fn(&[u8]) -> Result<T, WireError>,
+    ) -> Result<T, Error> {
+        let decoded = answer.decode(decode).await.map_err(|error| self.note(error))?;
+        answer.finish();
+        Ok(decoded)
     }
 
     /// The error for a connection that failed, with what it means for the server's standing.
@@ -160,7 +188,10 @@ async fn converse(
 ) -> Result<(Header, bool), Broken> {
     let connection = lease.connection();
     match connection.send(request.head, content, patience).await {
-        Ok(()) => Ok((connection.receive_header(request.expect, patience).await?, true)),
+        Ok(()) => {
+            let mut patience = Patience::new(patience.full().saturating_mul(request.slowness));
+            Ok((connection.receive_header(request.expect, &mut patience).await?, true))
+        }
         Err(broken) if matches!(broken.cause, Cause::Io(_)) => {
             // A server that refuses a request early (no space, bad name) answers and closes: the reason may be
             // there although the rest could not be sent.
@@ -189,9 +220,10 @@ fn accept(
     if status.is_ok() {
         return Ok(Answer { lease, patience, command, server, len: header.body_len });
     }
-    // After EINVAL a storage closes the connection; after an early refusal it may take content for requests.
+    // After EINVAL a storage closes the connection; after an early refusal it may take content for requests. Answers
+    // still to come would be taken for those to the next request.
     let closes = server.role == Role::Storage && status == Status::EINVAL;
-    if whole && header.body_len == 0 && content.is_empty() && !closes {
+    if whole && header.body_len == 0 && content.is_empty() && request.answers == 1 && !closes {
         lease.give_back();
     }
     let file = file.map(FileId::to_string).unwrap_or_default();
@@ -236,7 +268,7 @@ impl Answer {
     }
 
     /// Receives the body and decodes it where it lies.
-    pub(crate) async fn decode<T>(&mut self, decode: impl Fn(&[u8]) -> Result<T, WireError>) -> Result<T, Error> {
+    async fn decode<T>(&mut self, decode: impl Fn(&[u8]) -> Result<T, WireError>) -> Result<T, Error> {
         let len = self.body_len()?;
         let connection = self.lease.connection();
         if let Err(broken) = connection.receive_body(len, &mut self.patience).await {

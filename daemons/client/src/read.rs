@@ -15,17 +15,15 @@ use fdfs_protocol::{Command, FileId, Status};
 use crate::client::{Client, Shared};
 use crate::content::Content;
 use crate::error::{Error, Server};
-use crate::exchange::{Answer, MAX_ANSWER, Repeat, Request};
+use crate::exchange::{Answer, Repeat, Request, SLOW};
 use fdfs_protocol::metadata::Metadata;
 
 /// Storages tried for one read.
 const TRIES: usize = 4;
-/// Length of the answer of QUERY_FILE_INFO with IPv6 sizes.
-const FILE_INFO: usize = 70;
 
 impl Client {
     /// Size, time, CRC32 and source of a file, as a storage knows them. The CRC32 of an appender or a slave is computed
-    /// by the storage from the whole content, unless `flags` say no.
+    /// by the storage from the whole content, unless `flags` say no; that may take 20 times the network timeout.
     pub async fn file_info(&self, id: &FileId, flags: FileInfoFlags) -> Result<FileInfo, Error> {
         self.shared.file_info(id, flags).await
     }
@@ -36,36 +34,20 @@ impl Client {
         let message = FileRequest { group: id.group, name: id.name };
         let mut head = Vec::with_capacity(160);
         frame(Command::GetMetadata, &message, &mut head);
-        let request = Request {
-            command: Command::GetMetadata,
-            head: &head,
-            file: Some(id),
-            repeat: Repeat::Harmless,
-            expect: 0,
-            limit: MAX_ANSWER,
-        };
+        let request = Request::new(Command::GetMetadata, &head, Repeat::Harmless).about(id);
         // Metadata changes, so the storage that takes the changes is the one to ask; replicas when it is down.
-        let mut answer = match self.shared.change(id, request, &mut Content::empty()).await {
+        let answer = match self.shared.change(id, request, &mut Content::empty()).await {
             Err(error) if error.is_of_server() => self.shared.read(id, request, &mut Vec::new()).await?,
             answer => answer?,
         };
-        let metadata = answer.decode(|body| Ok(Metadata::parse(body))).await?;
-        answer.finish();
-        Ok(metadata)
+        self.shared.finish(answer, |body| Ok(Metadata::parse(body))).await
     }
 
     /// Whether the storage at `addr` answers at all.
     pub async fn storage_active_test(&self, addr: SocketAddr) -> Result<(), Error> {
         let mut head = Vec::new();
         frame(Command::ActiveTest, &(), &mut head);
-        let request = Request {
-            command: Command::ActiveTest,
-            head: &head,
-            file: None,
-            repeat: Repeat::Harmless,
-            expect: 0,
-            limit: MAX_ANSWER,
-        };
+        let request = Request::new(Command::ActiveTest, &head, Repeat::Harmless);
         self.shared.exchange(Server::storage(addr), request, &mut Content::empty()).await?.finish_empty();
         Ok(())
     }
@@ -76,18 +58,10 @@ impl Shared {
         let message = FileRequest { group: id.group, name: id.name };
         let mut head = Vec::with_capacity(160);
         frame_flags(Command::QueryFileInfo, flags.to_byte(), &message, &mut head);
-        let request = Request {
-            command: Command::QueryFileInfo,
-            head: &head,
-            file: Some(id),
-            repeat: Repeat::Harmless,
-            expect: FILE_INFO,
-            limit: MAX_ANSWER,
-        };
-        let mut answer = self.read(id, request, &mut Vec::new()).await?;
-        let info = answer.decode(FileInfo::decode).await?;
-        answer.finish();
-        Ok(info)
+        let slowness = if flags.no_crc { 1 } else { SLOW };
+        let request = Request { slowness, ..Request::new(Command::QueryFileInfo, &head, Repeat::Harmless).about(id) };
+        let answer = self.read(id, request, &mut Vec::new()).await?;
+        self.finish(answer, FileInfo::decode).await
     }
 
     /// Sends a request to the storages that have the file, one after the other, until one does it. Those in `tried` are

@@ -80,6 +80,8 @@ struct FileRoute {
     source: Option<(SocketAddr, Instant)>,
     /// Storages that have every file of this source up to a time of creation.
     replicas: Option<Replicas>,
+    /// Storages to read changeable files from, where the source is not known by its address.
+    changeable: Option<(Arc<[SocketAddr]>, Instant)>,
     /// The storage that takes changes.
     update: Option<(SocketAddr, Instant)>,
 }
@@ -145,8 +147,13 @@ impl Routes {
         {
             return Some(Arc::clone(&replicas.addrs));
         }
-        let (source, learned) = route.source?;
-        fresh(learned, now).then(|| Arc::from([source]))
+        if let Some((source, learned)) = route.source
+            && fresh(learned, now)
+        {
+            return Some(Arc::from([source]));
+        }
+        let (addrs, learned) = route.changeable.as_ref()?;
+        (!is_fixed(id) && fresh(*learned, now)).then(|| Arc::clone(addrs))
     }
 
     /// Keeps the tracker's list of storages that have `id`.
@@ -165,6 +172,8 @@ impl Routes {
             if known.is_none_or(|replicas| replicas.newest <= timestamp) {
                 route.replicas = Some(Replicas { addrs: Arc::clone(addrs), newest: timestamp, learned: now });
             }
+        } else {
+            route.changeable = Some((Arc::clone(addrs), now));
         }
     }
 
@@ -204,8 +213,9 @@ impl Routes {
         self.files.retain(|_, route| {
             route.source.take_if(|(source, _)| *source == addr);
             route.update.take_if(|(update, _)| *update == addr);
+            route.changeable.take_if(|(addrs, _)| addrs.contains(&addr));
             // The other replicas may serve; order and avoidance see to the rest.
-            route.source.is_some() || route.update.is_some() || route.replicas.is_some()
+            route.source.is_some() || route.update.is_some() || route.replicas.is_some() || route.changeable.is_some()
         });
     }
 
@@ -221,6 +231,7 @@ impl Routes {
                     route.source.map(|(_, at)| at),
                     route.update.map(|(_, at)| at),
                     route.replicas.as_ref().map(|replicas| replicas.learned),
+                    route.changeable.as_ref().map(|(_, at)| *at),
                 ];
                 learned.into_iter().flatten().any(|at| fresh(at, now))
             });
@@ -340,10 +351,11 @@ mod tests {
         let appender = file(Source::Ip([10, 0, 0, 1].into()), 10, SizeField::appender(0));
         routes.learn_readers(&normal(1, 100), &list(&[1, 2]), now);
         assert_eq!(routes.readers(&appender, now), Some(list(&[1])));
-        // With ids in the names only an upload tells the source.
+        // With ids in the names only an upload tells the source; the answer holds for changeable files alone.
         let by_id = file(Source::id(100001).unwrap(), 10, SizeField::appender(0));
         routes.learn_readers(&by_id, &list(&[1]), now);
-        assert_eq!(routes.readers(&by_id, now), None);
+        assert_eq!(routes.readers(&by_id, now), Some(list(&[1])));
+        assert_eq!(routes.readers(&file(Source::id(100001).unwrap(), 1, SizeField::normal(1, 0)), now), None);
         routes.learn_source(&by_id, addr(3), now);
         assert_eq!(routes.readers(&by_id, now), Some(list(&[3])));
         assert_eq!(routes.updater(&by_id, now), Some(addr(3)));

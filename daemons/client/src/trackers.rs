@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::address::ServerAddress;
 use crate::client::{Client, Shared};
 use crate::error::Error;
-use crate::exchange::{MAX_ANSWER, Repeat, Request};
+use crate::exchange::{Repeat, Request};
 use crate::routes::StoreTarget;
 
 /// How long the addresses of a host name are used.
@@ -123,7 +123,7 @@ impl Shared {
         let Question { command, message, group, at, repeat } = question;
         let mut head = Vec::new();
         frame(command, message, &mut head);
-        let request = Request { command, head: &head, file: None, repeat, expect: 0, limit: MAX_ANSWER };
+        let request = Request::new(command, &head, repeat);
         let order = match at {
             Some(addr) => vec![addr],
             None => {

@@ -19,7 +19,7 @@ use tokio::io::AsyncRead;
 use crate::client::{Client, Shared};
 use crate::content::Content;
 use crate::error::{Error, Server};
-use crate::exchange::{MAX_ANSWER, Repeat, Request};
+use crate::exchange::{Repeat, Request};
 use crate::routes::StoreTarget;
 
 /// Answers to "where to upload" fetched at once. Enough to spread over groups, storages and paths as the tracker would,
@@ -27,8 +27,6 @@ use crate::routes::StoreTarget;
 const TARGETS: usize = 8;
 /// Storages tried for one upload.
 const TRIES: usize = 4;
-/// Length of the body of an answer: group and name.
-const ANSWER: usize = 76;
 
 impl Client {
     /// Stores the bytes of `data`, one part after the other, as a new file.
@@ -98,18 +96,9 @@ impl Client {
         let message = UploadSlaveHead { size: content.len(), prefix: *prefix, ext: *ext, master: master.name };
         let mut head = Vec::with_capacity(192);
         frame_head(Command::UploadSlaveFile, &message, content.len(), &mut head);
-        let request = Request {
-            command: Command::UploadSlaveFile,
-            head: &head,
-            file: Some(master),
-            repeat: Repeat::Never,
-            expect: ANSWER,
-            limit: MAX_ANSWER,
-        };
-        let mut answer = self.shared.change(master, request, &mut content).await?;
-        let id = answer.decode(FileId::decode).await?;
-        answer.finish();
-        Ok(id)
+        let request = Request::new(Command::UploadSlaveFile, &head, Repeat::Never).about(master);
+        let answer = self.shared.change(master, request, &mut content).await?;
+        self.shared.finish(answer, FileId::decode).await
     }
 
     async fn store(&self, command: Command, mut content: Content<'_>, ext: &ExtName) -> Result<FileId, Error> {
@@ -143,7 +132,9 @@ impl Client {
                 _ => return Err(error),
             }
             tracing::debug!(storage = %target.addr, %error, "upload failed, looking for another storage");
-            shared.routes.lock().forget_storage(target.addr);
+            if !matches!(error, Error::Busy { .. }) {
+                shared.routes.lock().forget_storage(target.addr);
+            }
             failed.push(target.addr);
             if failed.len() >= TRIES {
                 return Err(error);
@@ -228,11 +219,9 @@ impl Shared {
     ) -> Result<FileId, Error> {
         let mut head = Vec::with_capacity(32);
         frame_head(command, &UploadHead { store_path, size: content.len(), ext: *ext }, content.len(), &mut head);
-        let request =
-            Request { command, head: &head, file: None, repeat: Repeat::Harmless, expect: ANSWER, limit: MAX_ANSWER };
-        let mut answer = self.exchange(Server::storage(storage), request, content).await?;
-        let id = answer.decode(FileId::decode).await?;
-        answer.finish();
+        let request = Request::new(command, &head, Repeat::Harmless);
+        let answer = self.exchange(Server::storage(storage), request, content).await?;
+        let id = self.finish(answer, FileId::decode).await?;
         self.routes.lock().learn_source(&id, storage, Instant::now());
         Ok(id)
     }

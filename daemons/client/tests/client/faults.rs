@@ -551,3 +551,31 @@ async fn a_stalled_download_runs_into_the_timeout() {
         assert_eq!(pair.client.download_buf(&id, 0, 0).await.unwrap(), data()[0]);
     }
 }
+
+#[tokio::test]
+async fn refusals_of_many_questions_at_once_are_not_taken_for_later_answers() {
+    let members = members(&[]);
+    let tracker = tracker(&members).await;
+    let client = Client::new(config(&[tracker.addr]));
+    for _ in 0..10 {
+        let error = client.upload_buf(&data(), &ExtName::NONE).await.unwrap_err();
+        assert!(matches!(error, Error::NoStorage { .. }), "{error}");
+        assert_eq!(client.list_groups().await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_cut_short_is_damaged() {
+    let pair = pair_with(|config| config.verify_crc = true).await;
+    let id = pair.put().await;
+    let short = Fault::Reply(Reply::Body(b"some".to_vec()));
+    pair.a.fail(Command::DownloadFile, short.clone());
+    for _ in 0..2 {
+        assert_eq!(pair.client.download_buf(&id, 0, 0).await.unwrap(), data()[0]);
+    }
+    pair.client.reset();
+    pair.both(Command::DownloadFile, short);
+    let error = pair.client.download(&id, 0, 0).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("has 4 bytes, the file ID says 12"), "{error}");
+}
