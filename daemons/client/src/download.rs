@@ -89,15 +89,23 @@ impl Client {
     /// An `offset` beyond the end is refused with `EINVAL`.
     pub async fn download(&self, id: &FileId, offset: u64, len: u64) -> Result<Download, Error> {
         let mut tried = Vec::new();
-        let answer = match self.open_download(id, offset, len, 0, &mut tried).await {
-            Err(error) if self.is_empty_file(id, offset, &error).await? => None,
-            answer => Some(answer?),
+        let check = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
+        let mut damaged = None;
+        let answer = loop {
+            let answer = match self.open_download(id, offset, len, 0, &mut tried).await {
+                Ok(answer) => answer,
+                Err(error) => match damaged {
+                    Some(damaged) => return Err(damaged),
+                    None if self.is_empty_file(id, offset, &error).await? => break None,
+                    None => return Err(error),
+                },
+            };
+            match check.as_ref().map(|check| check.size(id, answer.server(), answer.len)) {
+                Some(Err(error)) => damaged = Some(error),
+                _ => break Some(answer),
+            }
         };
         let announced = answer.as_ref().map_or(0, |answer| answer.len);
-        let check = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
-        if let (Some(check), Some(answer)) = (&check, &answer) {
-            check.size(id, answer.server(), announced)?;
-        }
         let mut download = Download {
             client: self.clone(),
             id: *id,
