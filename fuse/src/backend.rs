@@ -1,0 +1,188 @@
+//! What a mount needs below the tree: its directories, the index, the cluster and the content store over it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use fdfs_client::ClientConfig;
+use fdfs_index::{Index, IndexError};
+
+use crate::cli::{Cluster, Settings};
+use crate::content::{ClusterStore, StoreConfig};
+use crate::embedded::Embedded;
+
+/// Where the local files of a mount are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The directory of this mount: the data directory, or one in it for each cluster.
+    pub home: PathBuf,
+    /// The index.
+    pub index: PathBuf,
+    /// Staged and cached content.
+    pub cache: PathBuf,
+}
+
+impl Places {
+    /// Decides on them and makes the directories.
+    pub fn make(settings: &Settings, client: Option<&ClientConfig>) -> Result<Places> {
+        // Every cluster has its own namespace: file IDs of one mean nothing to another.
+        let home = match client.and_then(|client| client.trackers.first()) {
+            Some(tracker) => {
+                settings.data_dir.join(format!("cluster-{}", tracker.to_string().replace(['/', ':'], "_")))
+            }
+            None => settings.data_dir.clone(),
+        };
+        let index = settings.index.clone().unwrap_or_else(|| home.join("index.db"));
+        let cache = settings.cache_dir.clone().unwrap_or_else(|| home.join("cache"));
+        let index_dir = index.parent().unwrap_or(Path::new("/"));
+        for (dir, option) in [(home.as_path(), "--data-dir"), (index_dir, "--index"), (&cache, "--cache-dir")] {
+            std::fs::create_dir_all(dir).and_then(|()| writable(dir)).with_context(|| {
+                format!("cannot write to {}; make it writable, or choose another with {option}", dir.display())
+            })?;
+        }
+        Ok(Places { home, index, cache })
+    }
+}
+
+fn writable(dir: &Path) -> io::Result<()> {
+    let path = dir.join(format!(".fdfs-probe-{}", std::process::id()));
+    File::create(&path)?;
+    std::fs::remove_file(path)
+}
+
+/// A directory that belongs to this process alone until it ends.
+#[derive(Debug)]
+struct Claim {
+    _lock: File,
+}
+
+impl Claim {
+    fn on(dir: &Path) -> Result<Claim> {
+        let path = dir.join("mount.lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        // SAFETY: the descriptor is open; flock touches no memory.
+        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(Claim { _lock: lock });
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() == io::ErrorKind::WouldBlock {
+            bail!("{} is in use by another fdfs-mount; unmount that one, or choose another directory", dir.display());
+        }
+        Err(error).with_context(|| format!("cannot lock {}", path.display()))
+    }
+}
+
+/// Everything below the tree, running.
+pub struct Backend {
+    /// Names, attributes, references.
+    pub index: Arc<Index>,
+    /// The bytes.
+    pub store: Arc<ClusterStore>,
+    /// What file IDs are appended to in URLs, unless the settings say otherwise.
+    pub url_prefix: String,
+    embedded: Option<Embedded>,
+    _claims: Vec<Claim>,
+}
+
+/// The cluster of the settings; `None`: the embedded one.
+pub fn client_config(settings: &Settings) -> Result<Option<ClientConfig>> {
+    let mut config = match &settings.cluster {
+        Cluster::Embedded => return Ok(None),
+        Cluster::Config(path) => ClientConfig::load(path)?,
+        Cluster::Trackers(trackers) => {
+            let addresses: Result<Vec<_>> = trackers
+                .iter()
+                .map(|tracker| tracker.parse().map_err(|e| anyhow!("tracker `{tracker}`: {e}")))
+                .collect();
+            ClientConfig::new(addresses?)
+        }
+    };
+    if let Some(group) = &settings.group {
+        config.group = Some(group.parse().map_err(|e| anyhow!("group `{group}`: {e}"))?);
+    }
+    Ok(Some(config))
+}
+
+impl Backend {
+    /// Opens the index, starts the embedded cluster if there is no other, and connects.
+    pub fn start(settings: &Settings, places: &Places, client: Option<ClientConfig>) -> Result<Backend> {
+        // First, because it is what tells a second mount of the same tree.
+        let index = Index::open(&places.index, fdfs_index::Options::default()).map_err(|error| match error {
+            IndexError::Busy { .. } => anyhow!("index {error}"),
+            error => anyhow!("cannot open the index {}: {error}", places.index.display()),
+        })?;
+        let index = Arc::new(index);
+        let mut claims = vec![Claim::on(&places.cache)?];
+        let embedded = match &client {
+            Some(_) => None,
+            None => {
+                claims.push(Claim::on(&places.home)?);
+                Some(Embedded::start(&places.home)?)
+            }
+        };
+        let client = match (client, &embedded) {
+            (Some(client), _) => client,
+            (None, Some(embedded)) => embedded.client_config()?,
+            (None, None) => bail!("no cluster"),
+        };
+        let url_prefix = client.trackers.first().map_or_else(String::new, |tracker| {
+            let address = tracker.to_string();
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            format!("http://{host}/")
+        });
+        let mut config = StoreConfig::new(&places.cache);
+        config.cache_size = settings.cache_size.unwrap_or(0);
+        config.persist = embedded.as_ref().map(Embedded::persist);
+        let discarded = index.clone();
+        config.discard = Some(Arc::new(move |file_id: &str| {
+            if let Err(error) = discarded.discard(file_id) {
+                tracing::warn!(file_id, "unreferenced content is left in the cluster: {error}");
+            }
+        }));
+        let store = ClusterStore::open(client, config).context("cannot open the content store")?;
+        Ok(Backend { index, store: Arc::new(store), url_prefix, embedded, _claims: claims })
+    }
+
+    /// Looks whether the cluster answers; a warning if not, because names and attributes can be used without it.
+    pub fn probe(&self) {
+        if let Err(error) = self.store.probe() {
+            tracing::warn!("the cluster does not answer now; contents cannot be read or stored until it does: {error}");
+        }
+        if self.embedded.is_none() {
+            tracing::warn!(
+                "this cluster offers no way to force content to its disks: fsync waits for its acknowledgement only"
+            );
+        }
+    }
+
+    /// Closes everything in order. Trees over it must have been closed.
+    pub fn stop(self) -> Result<()> {
+        self.store.close();
+        if let Some(embedded) = self.embedded {
+            embedded.stop();
+        }
+        self.index.close().context("cannot close the index")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_claimed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Claim::on(dir.path()).unwrap();
+        assert!(Claim::on(dir.path()).unwrap_err().to_string().contains("in use"));
+        drop(claim);
+        Claim::on(dir.path()).unwrap();
+    }
+}

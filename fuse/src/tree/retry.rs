@@ -1,0 +1,137 @@
+//! Storing later what could not be stored: after a failed upload, and after a restart.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fdfs_index::{IndexError, Timestamp};
+use parking_lot::Mutex;
+
+use super::Core;
+use super::error::Result;
+use super::inode::{Body, OpenInode, Staged};
+use super::seal::Retired;
+use super::worker::{Control, Worker};
+use crate::content::{ContentError, Kept};
+
+/// Inodes whose data waits for another attempt.
+#[derive(Default)]
+pub struct Retries {
+    state: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    due: Vec<(Instant, Arc<OpenInode>)>,
+    /// To be dropped by the worker: the index's writer, which finds them of no more use, must not wait for anything.
+    disposed: Vec<Retired>,
+    control: Option<Arc<Control>>,
+}
+
+impl Retries {
+    /// Tries again after `pause`.
+    pub(crate) fn add(&self, inode: Arc<OpenInode>, pause: Duration) {
+        let mut state = self.state.lock();
+        state.due.push((Instant::now() + pause, inode));
+        if let Some(control) = &state.control {
+            control.wake();
+        }
+    }
+
+    /// Has the worker drop a stage.
+    pub(crate) fn dispose(&self, retired: Retired) {
+        let mut state = self.state.lock();
+        state.disposed.push(retired);
+        if let Some(control) = &state.control {
+            control.wake();
+        }
+    }
+
+    /// Those that are due, and the time until the next is.
+    fn take_due(&self) -> (Vec<Arc<OpenInode>>, Option<Duration>) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let disposed = std::mem::take(&mut state.disposed);
+        let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.due).into_iter().partition(|(at, _)| *at <= now);
+        state.due = rest;
+        let next = state.due.iter().map(|(at, _)| at.saturating_duration_since(now)).min();
+        drop(state);
+        drop(disposed);
+        (due.into_iter().map(|(_, inode)| inode).collect(), next)
+    }
+}
+
+/// Starts the worker.
+pub(crate) fn start(core: &Arc<Core>) -> Worker {
+    let core = core.clone();
+    Worker::start("fdfs-retry", move |control| {
+        core.retries.state.lock().control = Some(control.clone());
+        loop {
+            let (due, next) = core.retries.take_due();
+            for inode in due {
+                attempt(&core, &control, &inode);
+            }
+            if !control.wait(next) {
+                core.retries.state.lock().control = None;
+                return;
+            }
+        }
+    })
+}
+
+fn attempt(core: &Arc<Core>, control: &Arc<Control>, inode: &Arc<OpenInode>) {
+    let mut state = inode.lock();
+    state.retrying = false;
+    if !state.dirty() || core.doomed(inode.ino) {
+        return;
+    }
+    let control = control.clone();
+    let ino = inode.ino;
+    let done = Box::new(move |result: Result<()>| match result {
+        Ok(()) => control.count_done(1),
+        Err(error) => control.count_failed(format!("inode {ino} is not stored yet: {error}")),
+    });
+    let settled = core.store_now(inode, &mut state, Some(done));
+    drop(state);
+    core.settle(inode, settled);
+}
+
+impl Core {
+    /// Takes up the data that an earlier process kept because it could not be stored, and clears the rest away.
+    pub(crate) fn recover(self: &Arc<Self>) -> Result<()> {
+        let rows = self.index.staged()?;
+        let kept: Vec<Kept> = rows.iter().map(|row| Kept { path: row.path.clone(), size: row.size }).collect();
+        if self.options.read_only {
+            // Nothing may change, so nothing is stored now; and what is not shown must not be lost.
+            return Ok(());
+        }
+        for (row, kept) in rows.iter().zip(&kept) {
+            let attr = match self.index.getattr(row.ino) {
+                Ok(attr) => attr,
+                Err(IndexError::NotFound) => {
+                    self.index.stage_remove(row.ino)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let stage = match self.store.recover(kept) {
+                Ok(stage) => stage,
+                Err(ContentError::NotFound(_)) => {
+                    tracing::error!(ino = row.ino.0, path = %row.path.display(), "staged data of a file is missing");
+                    self.index.stage_remove(row.ino)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let times = super::inode::Times { mtime: attr.mtime, ctime: attr.ctime };
+            let (inode, ()) = self.open.enter(&self.index, row.ino, |state| {
+                state.body = Body::Staged(Staged::recovered(stage));
+                state.changed(Timestamp::now());
+                state.times = Some(times);
+                state.retrying = true;
+            })?;
+            self.retries.add(inode, Duration::ZERO);
+        }
+        self.store.sweep(&kept)?;
+        Ok(())
+    }
+}
