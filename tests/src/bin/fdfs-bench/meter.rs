@@ -46,7 +46,8 @@ pub struct Costs {
 /// Reads counters of a set of processes, of this one, and of the machine.
 pub struct Meter {
     pids: Vec<u32>,
-    tick: Duration,
+    /// Nanoseconds of one kernel clock tick.
+    tick: u64,
 }
 
 /// Counters at one moment.
@@ -60,8 +61,7 @@ impl Meter {
     pub fn new(pids: &[u32]) -> Result<Meter> {
         let mut pids = pids.to_vec();
         pids.push(std::process::id());
-        let meter =
-            Meter { pids, tick: Duration::from_secs(1) / rustix::param::clock_ticks_per_second().max(1) as u32 };
+        let meter = Meter { pids, tick: 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1) };
         meter.read()?;
         Ok(meter)
     }
@@ -70,7 +70,7 @@ impl Meter {
     pub fn read(&self) -> Result<Reading> {
         let processes = self.pids.iter().map(|&pid| self.usage(pid)).collect::<Result<_>>()?;
         let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
-        Ok(Reading { processes, machine: self.tick * parse_busy_ticks(&stat)? })
+        Ok(Reading { processes, machine: self.time(parse_busy_ticks(&stat)?) })
     }
 
     /// What was spent between two readings, divided among `operations` that took `elapsed` in all.
@@ -97,7 +97,11 @@ impl Meter {
 
     fn usage(&self, pid: u32) -> Result<Usage> {
         let (user, system) = parse_stat(&read_proc(pid, "stat")?)?;
-        Ok(Usage { user: self.tick * user, system: self.tick * system })
+        Ok(Usage { user: self.time(user), system: self.time(system) })
+    }
+
+    fn time(&self, ticks: u64) -> Duration {
+        Duration::from_nanos(self.tick.saturating_mul(ticks))
     }
 }
 
@@ -107,26 +111,26 @@ fn read_proc(pid: u32, file: &str) -> Result<String> {
 }
 
 /// User and system ticks of `/proc/PID/stat`. The command name may hold spaces and brackets.
-fn parse_stat(stat: &str) -> Result<(u32, u32)> {
+fn parse_stat(stat: &str) -> Result<(u64, u64)> {
     let fields: Vec<&str> = match stat.rsplit_once(')') {
         Some((_, rest)) => rest.split_ascii_whitespace().collect(),
         None => bail!("/proc/PID/stat has no command name: {stat:?}"),
     };
     // Field 3 of proc_pid_stat(5) comes first here; utime is field 14, stime 15.
-    let field = |n: usize| -> Result<u32> {
+    let field = |n: usize| -> Result<u64> {
         fields.get(n - 3).and_then(|text| text.parse().ok()).with_context(|| format!("/proc/PID/stat: bad field {n}"))
     };
     Ok((field(14)?, field(15)?))
 }
 
 /// Busy ticks of all cores: user, nice, system, irq, softirq and steal of the first line of `/proc/stat`.
-fn parse_busy_ticks(stat: &str) -> Result<u32> {
+fn parse_busy_ticks(stat: &str) -> Result<u64> {
     let line = stat.lines().next().unwrap_or_default();
     let values: Vec<u64> = line.split_ascii_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
     let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = values[..] else {
         bail!("/proc/stat: unexpected first line {line:?}");
     };
-    u32::try_from(user + nice + system + irq + softirq + steal).context("/proc/stat: counter too large")
+    Ok([user, nice, system, irq, softirq, steal].iter().fold(0, |sum, ticks| sum.saturating_add(*ticks)))
 }
 
 /// A `VmXXX:  n kB` line of `/proc/PID/status`; zero when absent, as for kernel threads.
