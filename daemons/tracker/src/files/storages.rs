@@ -61,16 +61,29 @@ pub fn parse(path: &Path, text: &[u8], settings: &Settings, groups: &mut [Group]
         }
         group.add(storage);
     }
-    for group in groups.iter() {
-        for m in group.members() {
-            if let Some(source) = m.sync_source.filter(|id| group.member(id).is_none()) {
-                let reason =
-                    format!("sync_src_server = {source} of {}: there is no such storage in {}", m.id, group.name);
-                return Err(DataError::Content { path: path.into(), reason });
-            }
+    for group in groups.iter_mut() {
+        let (name, known) = (group.name, group.members().iter().map(|m| (m.id, m.addresses)).collect::<Vec<_>>());
+        let resolve = |id: StorageId| find(&known, id);
+        group.trunk_server = group.trunk_server.and_then(resolve);
+        for m in group.members_mut() {
+            let Some(source) = m.sync_source else { continue };
+            m.sync_source = Some(resolve(source).ok_or_else(|| DataError::Content {
+                path: path.into(),
+                reason: format!("sync_src_server = {source} of {}: there is no such storage in {name}", m.id),
+            })?);
         }
     }
     Ok(())
+}
+
+/// The id of a member that a file calls by its id, or by its address if the file is from before ids were configured.
+pub fn find(members: &[(StorageId, Addresses)], id: StorageId) -> Option<StorageId> {
+    let by_id = members.iter().find(|(known, _)| *known == id);
+    let by_address = || {
+        let ip: IpAddr = id.as_str().parse().ok()?;
+        members.iter().find(|(_, addresses)| addresses.contains(ip))
+    };
+    by_id.or_else(by_address).map(|(known, _)| *known)
 }
 
 /// Who it is. With configured ids, addresses and mode are those of the table; a record without an id, from before ids

@@ -44,8 +44,12 @@ pub fn parse(path: &Path, text: &str, rule: StoreServer, groups: &mut [Group]) -
         let name = group.name;
         let of_group = || rows.iter().filter(move |(_, row)| row.group == name);
         // The columns are the members in the order of the lines.
-        let order: Vec<Option<usize>> =
-            of_group().map(|(_, row)| group.members().iter().position(|m| m.id == row.id)).collect();
+        let members: Vec<_> = group.members().iter().map(|m| (m.id, m.addresses)).collect();
+        let position = |id| {
+            let id = super::storages::find(&members, id)?;
+            members.iter().position(|(known, _)| *known == id)
+        };
+        let order: Vec<Option<usize>> = of_group().map(|(_, row)| position(row.id)).collect();
         for ((line, row), source) in of_group().zip(&order) {
             let Some(source) = *source else {
                 warn(*line, format!("{} is not a storage of {name}", row.id));

@@ -70,9 +70,18 @@ fn recorded_files_with_ids_and_trunk() {
 #[test]
 fn records_from_before_ids_are_found_by_address() {
     let table = "9 group1 10.78.0.1\n8 group1 10.78.0.2\n7 group1 10.78.0.3\n";
-    let (_base, data) = directory(&[(GROUPS, &golden(GROUPS)), (STORAGES, &golden(STORAGES))]);
-    let error = data.load(&settings(Some(table))).unwrap_err().to_string();
-    assert!(error.contains("sync_src_server = 10.78.0.1"), "sources are still named by address: {error}");
+    let files = [(GROUPS, golden(GROUPS)), (STORAGES, golden(STORAGES)), (SYNCED, golden(SYNCED))];
+    let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, t)| (*n, t.as_slice())).collect();
+    let (_base, data) = directory(&borrowed);
+    let loaded = data.load(&settings(Some(table))).unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let sources: Vec<_> = loaded.groups[0]
+        .members()
+        .iter()
+        .map(|m| (m.id.to_string(), m.sync_source.unwrap_or_default().to_string()))
+        .collect();
+    assert_eq!(sources, [("9", ""), ("8", "9"), ("7", "9")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    assert_eq!(synced::render(loaded.groups.iter()), "group1,9,0,1795220670,0\ngroup1,8,0,0,0\ngroup1,7,0,0,0\n");
     let error = data.load(&settings(Some("9 group1 10.78.0.1\n"))).unwrap_err().to_string();
     assert!(error.contains("10.78.0.2") && error.contains("table of storage ids"), "{error}");
 }

@@ -8,9 +8,9 @@ use fdfs_protocol::peer::{
     SyncNotify, SyncReport, SyncSource, TrunkFileId, TrunkFreeSpace,
 };
 use fdfs_protocol::tracker::{
-    DeleteStorage, FetchStorageIds, GroupList, GroupNameQuery, GroupQuery, LeaderAddress, MyIpQuery, ServerQuery,
-    StorageClusterFilter, StorageIdsPage, StorageList, StorageQuery, TrackerClusterFilter, TrunkServerChoice,
-    VolumeFilter, no_body,
+    DeleteStorage, FetchStorageIds, GroupList, GroupNameQuery, GroupQuery, LeaderAddress, MyIpAddresses, MyIpQuery,
+    ServerQuery, StorageClusterFilter, StorageIdsPage, StorageList, StorageQuery, TrackerClusterFilter,
+    TrunkServerChoice, VolumeFilter, no_body,
 };
 use fdfs_protocol::{Command, Status, WireError};
 use tracing::{debug, info, warn};
@@ -136,6 +136,14 @@ impl Connection {
             self.shared.change(|cluster| cluster.leave(caller.session, Some(before)));
         }
         info!("storage {} of {} joins, {}", member.id, member.group, reply.status);
+        if self.shared.cluster.lock().trackers.leader().is_none() {
+            warn!(
+                "storage {} lists {} trackers, and none of them leads: until one is elected no storage is told of the \
+                 others (this tracker follows an elected leader, but holds no election itself)",
+                member.id,
+                request.trackers.len(),
+            );
+        }
         self.member = Some(member);
         response(&reply, out);
         Ok(Done::Answered)
@@ -264,8 +272,13 @@ impl Connection {
         let cluster = self.shared.cluster.lock();
         match command {
             C::GetMyIp => {
-                let q = MyIpQuery::decode(body)?;
-                answered(&cluster.addresses_of(&q.group, self.caller.peer, q.port), out)
+                // A storage that does not know its group yet asks too, and has at least the address it asks from.
+                let addresses = match MyIpQuery::decode(body) {
+                    Ok(q) => cluster.addresses_of(&q.group, self.caller.peer, q.port),
+                    Err(WireError::NoSuchGroup(_)) => MyIpAddresses(vec![self.caller.peer]),
+                    Err(e) => return Err(e.into()),
+                };
+                answered(&addresses, out)
             }
             C::GetGroupName => {
                 // Without ids the question itself is not supported, however it is put.

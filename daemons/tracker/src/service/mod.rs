@@ -64,8 +64,8 @@ impl Tracker {
     /// # Errors
     /// [`TrackerError`]; nothing keeps running then.
     pub fn start(config: TrackerConfig) -> Result<Tracker, TrackerError> {
-        for entry in &config.ignored {
-            warn!("{entry}: has no effect in this tracker");
+        if !config.ignored.is_empty() {
+            warn!("these settings have no effect in this tracker: {}", config.ignored.join("; "));
         }
         let data = DataDir::open(&config.base_path)?;
         let loaded = data.load(&config.settings)?;
