@@ -170,7 +170,9 @@ impl StorageConfig {
     pub fn from_ini(ini: &Ini) -> anyhow::Result<StorageConfig> {
         let s = ini.global();
         if s.bool("disabled", false)? {
-            anyhow::bail!(std::io::Error::from_raw_os_error(libc::ECANCELED))
+            let refused = std::io::Error::from_raw_os_error(libc::ECANCELED);
+            let text = format!("{}: disabled = true: remove the line to start this storage", ini.path().display());
+            return Err(anyhow::Error::new(refused).context(text));
         }
         let base_path = PathBuf::from(s.required("base_path", "name the directory for data and logs")?);
         if !base_path.is_dir() {
@@ -390,6 +392,7 @@ mod tests {
             ("fsync_before_ack=maybe", ["fsync_before_ack = maybe", "never or always"]),
             ("check_file_duplicate=1", ["check_file_duplicate = 1", "set it to 0"]),
             ("tracker_server=nonsense", ["tracker_server = nonsense", "host:port"]),
+            ("disabled=true", ["disabled = true", "remove the line"]),
             ("heart_beat_interval=0", ["heart_beat_interval = 0", "at least 1"]),
         ] {
             let e = load(text).unwrap_err().to_string();

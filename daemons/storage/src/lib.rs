@@ -23,6 +23,7 @@
 //! `fsync_before_ack = always` both are on stable storage.
 
 pub mod access_log;
+mod blocking;
 pub mod clock;
 pub mod config;
 pub mod counters;

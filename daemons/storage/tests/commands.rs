@@ -1,4 +1,5 @@
 //! Every client command, as it should go.
+#![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod common;
 

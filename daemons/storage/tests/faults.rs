@@ -1,4 +1,5 @@
 //! Clients that go away, processes that die, disks that are full.
+#![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Requests recorded from FastDFS 6.16.1 clients, answered by this storage: same status, same length, same behaviour of
 //! the connection, and the same bytes where they do not depend on the moment.
+#![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod common;
 

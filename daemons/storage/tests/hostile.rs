@@ -1,5 +1,6 @@
 //! Requests that make no sense, in every way: an error status, the connection closed where FastDFS closes it, nothing
 //! left on disk, nobody else disturbed.
+#![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What a storage says to its trackers, in which order, and what it makes of their answers. The tracker here is a double
 //! that keeps everything it is sent.
+#![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod common;
 

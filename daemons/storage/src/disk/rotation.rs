@@ -41,8 +41,8 @@ pub struct Position {
 /// A directory to put a file in.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// `HH/HH`, upper-case hexadecimal.
-    pub name: [u8; 5],
+    /// First and second level.
+    pub at: (u8, u8),
     /// The directory itself.
     pub fd: Arc<OwnedFd>,
 }
@@ -93,18 +93,17 @@ impl Rotation {
             other => other.insert(self.lease()),
         };
         lease.left -= 1;
-        let name = dir_name(lease.at.0, lease.at.1);
         if lease.open.len() <= index {
             lease.open.resize(index + 1, None);
         }
         let fd = match &lease.open[index] {
             Some(fd) => fd.clone(),
             None => {
-                let path = RelPath::new(&name).ok_or(io::ErrorKind::InvalidInput)?;
+                let path = RelPath::new(&dir_name(lease.at.0, lease.at.1)).ok_or(io::ErrorKind::InvalidInput)?;
                 lease.open[index].insert(Arc::new(dir.open_dir(&path)?)).clone()
             }
         };
-        Ok(Leaf { name, fd })
+        Ok(Leaf { at: (lease.at.0 as u8, lease.at.1 as u8), fd })
     }
 
     /// Forgets the directories held open; after a store path failed, the next use opens them afresh.
@@ -153,7 +152,8 @@ mod tests {
     use super::*;
 
     fn names(r: &Rotation, dir: &Dir, n: usize) -> Vec<String> {
-        (0..n).map(|_| String::from_utf8(r.leaf(0, dir).unwrap().name.to_vec()).unwrap()).collect()
+        let name = |leaf: Leaf| format!("{:02X}/{:02X}", leaf.at.0, leaf.at.1);
+        (0..n).map(|_| name(r.leaf(0, dir).unwrap())).collect()
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::scratch::{SIZE, Scratch};
+use crate::blocking;
 
 /// A waiting connection with no more than this keeps it in a buffer of its own size.
 const CARRY: usize = 1024;
@@ -195,7 +196,7 @@ impl<'a> Conn<'a> {
                 // Let another thread wait for the disk.
                 let file = file.try_clone()?;
                 let want = (end - at).min(SEND_PIECE);
-                tokio::task::spawn_blocking(move || load(&file, at, want)).await.map_err(|_| Gone)?;
+                blocking::run(move || load(&file, at, want)).await?;
             }
             let piece_end = end.min(at + SEND_PIECE);
             while at < piece_end {
@@ -346,16 +347,17 @@ fn cached(file: &File, at: u64) -> bool {
 }
 
 /// Brings a range of a file into memory.
-fn load(file: &File, at: u64, len: u64) {
+fn load(file: &File, at: u64, len: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
     let mut buf = vec![0; 128 * 1024];
     let (mut at, end) = (at, at + len);
     while at < end {
         let want = (end - at).min(buf.len() as u64) as usize;
-        match file.read_at(&mut buf[..want], at) {
-            // What goes wrong here goes wrong again where it is reported.
-            Ok(0) | Err(_) => return,
-            Ok(n) => at += n as u64,
+        match file.read_at(&mut buf[..want], at)? {
+            // Shorter than it was; sending it will find that out.
+            0 => break,
+            n => at += n as u64,
         }
     }
+    Ok(())
 }

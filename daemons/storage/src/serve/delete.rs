@@ -10,6 +10,7 @@ use tracing::error;
 
 use super::info::is_appender;
 use super::{Done, Note, Place, Refusal, Service, noted};
+use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
 use crate::net::Conn;
@@ -58,8 +59,7 @@ impl Service {
             return Ok(place.try_on("remove", |p| p.dir().unlink(&p.rel))?);
         }
         let (dir, rel) = (place.path.dir.clone(), place.rel);
-        let unlinked = tokio::task::spawn_blocking(move || dir.unlink(&rel)).await;
-        let unlinked = unlinked.unwrap_or_else(|e| Err(io::Error::other(e)));
+        let unlinked = blocking::run(move || dir.unlink(&rel)).await;
         Ok(place.try_on("remove", |_| unlinked)?)
     }
 

@@ -15,6 +15,7 @@ use fdfs_protocol::storage::Download;
 use tracing::error;
 
 use super::{Done, Note, Refusal, Service, noted};
+use crate::blocking;
 use crate::counters::Count;
 use crate::disk::dir;
 use crate::net::Conn;
@@ -66,11 +67,11 @@ async fn send_copy(conn: &mut Conn<'_>, file: File, offset: u64, len: usize) -> 
     out[..HEADER_LEN].copy_from_slice(&Header::ok(len as u64).encode());
     let content = &mut out[HEADER_LEN..HEADER_LEN + len];
     if len > 0 && read_cached(&file, content, offset).is_none() {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking::run(move || {
             let mut buf = vec![0; len];
             file.read_exact_at(&mut buf, offset).map(|()| buf)
         });
-        let read = read.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        let read = read.await;
         let buf = read.map_err(|e| {
             error!("cannot read a file for a download: {e}");
             Status::from(&e)

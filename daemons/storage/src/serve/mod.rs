@@ -232,7 +232,6 @@ impl Service {
 
     async fn handle(&self, conn: &mut Conn<'_>, header: Header, note: &mut Note) -> Done {
         let Some(command) = Command::from_code(header.cmd) else { return Err(Status::EINVAL.into()) };
-        let counters = &self.counters;
         match command {
             Command::UploadFile | Command::UploadAppenderFile => {
                 note.action = "upload";
@@ -289,10 +288,7 @@ impl Service {
             }
             Command::ActiveTest if header.body_len == 0 => Ok(conn.send(&Header::ok(0).encode()).await?),
             Command::Quit => Err(Refusal::Gone),
-            _ => {
-                counters.count(Count::FileOpen, 0, true);
-                Err(Status::EINVAL.into())
-            }
+            _ => Err(Status::EINVAL.into()),
         }
     }
 

@@ -11,6 +11,7 @@ use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
 use super::{Done, Note, Service, name_time};
+use crate::blocking;
 use crate::clock;
 use crate::net::Conn;
 use crate::thread;
@@ -79,9 +80,7 @@ impl Service {
 pub(super) async fn checksum(file: File, size: u64) -> Result<u32, Status> {
     let summed = match size <= INLINE {
         true => sum(&file, size),
-        false => {
-            tokio::task::spawn_blocking(move || sum(&file, size)).await.unwrap_or_else(|e| Err(io::Error::other(e)))
-        }
+        false => blocking::run(move || sum(&file, size)).await,
     };
     summed.map_err(|e| {
         error!("cannot read a file for its checksum: {e}");

@@ -50,11 +50,9 @@ impl Draft<'_> {
             true => SizeField::appender(bits as u32),
             false => SizeField::normal(self.head.size, bits as u32),
         };
-        let hex = |high: u8, low: u8| u8::from_str_radix(&format!("{}{}", high as char, low as char), 16).unwrap_or(0);
-        let [h0, h1, _, l0, l1] = self.leaf.name;
         Ok(RemoteName::generate(&NewName {
             store_path: self.index as u8,
-            directories: (hex(h0, h1), hex(l0, l1)),
+            directories: self.leaf.at,
             block: NameBlock { source: service.membership()?.source, timestamp: name_time(), size, crc32 },
             slot: None,
             ext: &self.head.ext,
@@ -90,12 +88,7 @@ impl Service {
         if body < UploadHead::FIXED_LEN as u64 {
             return Err(Status::EINVAL.into());
         }
-        let head = UploadHead::decode(conn.head(UploadHead::FIXED_LEN).await?, body);
-        let index_ok = conn.head(1).await?.first().is_none_or(|&i| i == u8::MAX || self.store.path(i).is_some());
-        if !index_ok {
-            return Err(Status::EINVAL.into());
-        }
-        let head = head?;
+        let head = UploadHead::decode(conn.head(UploadHead::FIXED_LEN).await?, body)?;
         conn.consume(UploadHead::FIXED_LEN);
         let membership = self.membership()?;
         let index = self.store.choose(head.store_path, head.size, &membership.reserved, membership.choice)?;

@@ -1,4 +1,5 @@
 //! A storage on its own on 127.0.0.1, and a client that sends raw messages.
+#![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::io::{self, Read, Write};
