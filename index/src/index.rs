@@ -107,11 +107,11 @@ impl Index {
             sums: Sums::new(totals),
             renames: Mutex::new(()),
         };
-        let checkpoints = spawn("fdfs-index-log", path, {
+        let checkpoints = spawn("index-log", path, {
             let checkpointer = Arc::clone(&checkpointer);
             move || checkpointer.run(checkpoint_conn)
         })?;
-        let writer = match spawn("fdfs-index-write", path, || writer.run()) {
+        let writer = match spawn("index-write", path, || writer.run()) {
             Ok(writer) => writer,
             Err(error) => {
                 checkpointer.stop();

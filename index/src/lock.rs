@@ -12,7 +12,14 @@ use crate::error::{IndexError, Result};
 /// The held lock; dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread forks at this moment has the file open, too, until it execs.
+        let _ = self.file.unlock();
+    }
 }
 
 /// The lock file of the index at `path`.
@@ -46,7 +53,7 @@ impl Lock {
         let written =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(|error| IndexError::io("write", &lock_path, error))?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 }
 
