@@ -309,6 +309,18 @@ pub(crate) fn verb(command: Command) -> &'static str {
         Command::GetMetadata => "get metadata",
         Command::DownloadFile => "download",
         Command::QueryFileInfo => "query file info",
+        Command::QueryStoreWithoutGroupOne
+        | Command::QueryStoreWithGroupOne
+        | Command::QueryStoreWithoutGroupAll
+        | Command::QueryStoreWithGroupAll => "ask where to upload",
+        Command::QueryFetchOne | Command::QueryFetchAll => "ask where to read",
+        Command::QueryUpdate => "ask where to change",
+        Command::ListOneGroup | Command::ListAllGroups => "list groups",
+        Command::ListStorage => "list storages",
+        Command::DeleteStorage => "delete storage",
+        Command::DeleteGroup => "delete group",
+        Command::SetTrunkServer => "set trunk server",
+        Command::GetLeader => "ask for the leader",
         other => other.name(),
     }
 }

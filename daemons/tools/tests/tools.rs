@@ -342,6 +342,9 @@ fn monitor() {
     assert!(text.starts_with(&format!("{head}group name = group1\n")), "{text}");
     assert_eq!(stdout(&cluster.run("fdfs_monitor", &[&"list", &"nogroup"])), head);
 
+    let help = run_in(cluster.directory.path(), "fdfs_monitor", &[&"-h"]);
+    assert_eq!(code(&help), 0);
+    assert!(stdout(&help).contains("set_trunk_server"));
     let output = cluster.run("fdfs_monitor", &[&"-h", &"127.0.0.9:1"]);
     assert_eq!(code(&output), 2);
     assert!(stderr(&output).starts_with("tracker server: 127.0.0.9:1 not exists!"), "{}", stderr(&output));

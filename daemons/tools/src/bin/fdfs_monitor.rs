@@ -164,5 +164,13 @@ fn report(what: &str, result: Result<String, Error>) -> Result<(), Failure> {
 }
 
 fn main() -> ExitCode {
+    // `-h` names a tracker, but alone it has always been a call for help.
+    if std::env::args_os().skip(1).eq(["-h"]) {
+        use clap::CommandFactory;
+        return match Args::command().print_help() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(libc::EIO as u8),
+        };
+    }
     fdfs_tools::run(show)
 }
