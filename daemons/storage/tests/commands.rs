@@ -299,3 +299,80 @@ fn fsync_before_the_answer() {
     threads.into_iter().for_each(|t| t.join().unwrap());
     assert_eq!(f.stored().len(), 16);
 }
+
+#[test]
+fn the_access_log_has_every_request() {
+    use fdfs_storage::access_log::Precision;
+    use fdfs_storage::config::AccessLogConfig;
+    let mut f = Fixture::with(|c| c.access_log = Some(AccessLogConfig { precision: Precision::Micros, keep_days: 1 }));
+    let mut c = f.client();
+    let name = c.upload_appender(b"hello", "log");
+    c.append(&name, b"more").ok();
+    c.modify(&name, 0, b"J").ok();
+    c.truncate(&name, 5).ok();
+    let sealed = c.regenerate(&name).name();
+    c.content(&sealed);
+    c.info(&sealed, 0).ok();
+    c.set_metadata(&sealed, MetadataMode::Overwrite, b"a\x02b").ok();
+    c.metadata(&sealed).ok();
+    c.delete(&sealed).ok();
+    assert_eq!(c.delete(&sealed).status, 2);
+    assert!(c.is_alive());
+    f.storage.take().unwrap().stop();
+    let text = std::fs::read_to_string(f.config.base_path.join("logs/storage_access.log")).unwrap();
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().ends_with("] client_ip action filename status time_used_us req_len resp_len"));
+    let got: Vec<_> = lines
+        .map(|l| {
+            let mut words: Vec<_> = l.split(' ').skip(2).collect();
+            words.remove(4);
+            words.join(" ")
+        })
+        .collect();
+    let expected = [
+        format!("127.0.0.1 upload {name} 0 30 70"),
+        format!("127.0.0.1 append {name} 0 74 10"),
+        format!("127.0.0.1 modify {name} 0 79 10"),
+        format!("127.0.0.1 truncate {name} 0 70 10"),
+        format!("127.0.0.1 rename {name}=>{sealed} 0 54 70"),
+        format!("127.0.0.1 download {sealed} 0 86 15"),
+        format!("127.0.0.1 status {sealed} 0 70 50"),
+        format!("127.0.0.1 set_metadata {sealed}-m 0 90 10"),
+        format!("127.0.0.1 get_metadata {sealed} 0 70 13"),
+        format!("127.0.0.1 delete {sealed} 0 70 10"),
+        format!("127.0.0.1 delete {sealed} 2 70 10"),
+    ];
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn appends_of_many_clients_do_not_mix() {
+    let f = Fixture::start();
+    let name = f.client().upload_appender(b"", "log");
+    let threads: Vec<_> = (1..=4u8)
+        .map(|w| {
+            let addr = f.addr();
+            std::thread::spawn(move || {
+                let mut c = common::Client::connect(addr);
+                for size in [100, 300_000, 1000] {
+                    c.append(&name, &vec![w; size]).ok();
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    let content = f.client().content(&name);
+    assert_eq!(content.len(), 4 * 301_100);
+    // Every record of the binlog is one run of one client's bytes.
+    let mut end = 0;
+    for line in f.changes().iter().filter(|l| l.starts_with("A ")) {
+        let numbers: Vec<usize> = line.split(' ').skip(2).map(|n| n.parse().unwrap()).collect();
+        assert_eq!(numbers[0], end);
+        end += numbers[1];
+        let run = &content[numbers[0]..end];
+        assert!(run.iter().all(|b| *b == run[0]));
+    }
+    assert_eq!(end, content.len());
+    let sealed = f.client().regenerate(&name).name();
+    assert_eq!(sealed.block().unwrap().crc32, crc32fast::hash(&content));
+}

@@ -274,3 +274,26 @@ fn storage_ids_and_wide_addresses() {
     assert_eq!(info.len(), 70);
     assert_eq!(&info[24..33], b"127.0.0.1");
 }
+
+#[test]
+fn the_real_tracker_sends_clients_here() {
+    use fdfs_protocol::tracker::StoreOne;
+    use fdfs_tracker::{Tracker, TrackerConfig};
+    let dir = tempfile::tempdir().unwrap();
+    let tracker = Tracker::start(TrackerConfig::embedded(dir.path(), [127, 0, 0, 1].into(), 0)).unwrap();
+    let addr = tracker.addr();
+    let mut f = Fixture::with(|c| *c = StorageConfig::embedded(&c.base_path, addr, common::group()));
+    for round in 0..2 {
+        assert!(f.storage.as_ref().unwrap().wait_active(Duration::from_secs(60)));
+        let mut c = Client::connect(addr);
+        let answer = c.raw(Command::QueryStoreWithoutGroupOne.code(), 0, b"").ok();
+        let store = StoreOne::decode(&answer).unwrap();
+        assert_eq!((store.group, store.server.socket_addr()), (common::group(), Some(f.addr())), "{round}");
+        let mut c = f.client();
+        let name = c.upload(b"content", "txt");
+        assert_eq!(c.content(&name), b"content");
+        f.restart();
+    }
+    f.storage.take().unwrap().stop();
+    tracker.stop();
+}
