@@ -148,10 +148,8 @@ impl Cache {
                     entries.total += on_disk(size);
                     entries.add(name.into(), size);
                 }
-                _ => {
-                    drop(entries);
-                    let _ = std::fs::remove_file(entry.path());
-                }
+                // Under the lock, so that it is not a file that has just got this name.
+                _ => drop(std::fs::remove_file(entry.path())),
             }
         }
     }
@@ -277,10 +275,14 @@ impl Filling {
     pub(crate) fn commit(mut self, fingerprint: Option<&Fingerprint>) {
         let whole = self.hasher.count() == self.size;
         let good = fingerprint.is_none_or(|f| *f == Fingerprint::from(self.hasher.finalize()));
+        let mut entries = self.cache.entries.lock();
+        // Under the lock, so that `adopt` sees the file and its entry together; a rename is short.
         if whole && good && std::fs::rename(&self.tmp, self.cache.path(&self.name)).is_ok() {
+            entries.add(self.name.clone(), self.size);
             self.done = true;
-            self.cache.entries.lock().add(self.name.clone(), self.size);
         }
+        // `drop` takes the lock again.
+        drop(entries);
     }
 }
 

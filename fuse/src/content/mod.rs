@@ -17,8 +17,11 @@ mod extents;
 pub mod memory;
 mod reading;
 mod remote;
+mod sizes;
 mod staging;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::ops::Range;

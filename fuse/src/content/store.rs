@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::cache::Cache;
 use super::reading::Readers;
 use super::remote::Remote;
+use super::sizes::Sizes;
 
 use super::staging::{Discard, Staging};
 use super::{Callback, ContentError, ContentStore, Kept, Object, Reader, Space, Stage};
@@ -36,6 +37,8 @@ pub struct StoreConfig {
     pub threads: usize,
     /// Told of stored content that nothing will refer to; `None`: it is deleted from the cluster at once.
     pub discard: Option<Discard>,
+    /// At what sizes things are done differently.
+    pub(crate) sizes: Sizes,
     /// How `fsync` reaches the disks of the cluster; `None` where there is no way.
     pub persist: Option<Persist>,
 }
@@ -50,6 +53,7 @@ impl StoreConfig {
             reading_memory: 48 << 20,
             threads: 2,
             discard: None,
+            sizes: Sizes::default(),
             persist: None,
         }
     }
@@ -92,8 +96,9 @@ impl<R: Remote> Store<R> {
         };
         let handle = runtime.handle().clone();
         let discard = config.discard.unwrap_or_else(|| delete_at_once(&remote, &handle));
-        let readers = Readers::new(remote, handle, config.reading_memory, cache.clone());
-        let staging = Staging::open(&config.dir.join("staging"), config.staging_memory, readers.clone(), discard)?;
+        let readers = Readers::new(remote, handle, config.reading_memory, config.sizes, cache.clone());
+        let staging =
+            Staging::open(&config.dir.join("staging"), config.staging_memory, config.sizes, readers.clone(), discard)?;
         let store = Store {
             staging,
             readers,

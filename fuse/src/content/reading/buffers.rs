@@ -5,9 +5,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Length of the buffers that are used again and again.
-pub(crate) const CHUNK: usize = 1 << 20;
-
 /// The unit in which the budget is counted.
 const UNIT: usize = 64 << 10;
 
@@ -17,6 +14,8 @@ pub(crate) struct Buffers {
     /// Buffers of the full length, kept to spare the kernel from clearing pages again and again.
     idle: Mutex<Vec<Vec<u8>>>,
     most_idle: usize,
+    /// Length of the buffers that are used again and again.
+    chunk: usize,
 }
 
 /// Leave to use some memory of the budget.
@@ -30,9 +29,9 @@ pub(crate) struct Buffer {
 }
 
 impl Buffers {
-    pub(crate) fn new(memory: usize) -> Arc<Buffers> {
+    pub(crate) fn new(memory: usize, chunk: usize) -> Arc<Buffers> {
         let budget = Arc::new(Semaphore::new((memory / UNIT).min(Semaphore::MAX_PERMITS)));
-        Arc::new(Buffers { budget, idle: Mutex::default(), most_idle: memory / CHUNK / 2 })
+        Arc::new(Buffers { budget, idle: Mutex::default(), most_idle: memory / chunk / 2, chunk })
     }
 
     /// Leave for `len` bytes, if the budget has room.
@@ -44,7 +43,7 @@ impl Buffers {
     /// A buffer of `len` bytes of any value, under a grant.
     pub(crate) fn take(self: &Arc<Self>, len: usize, grant: &mut Grant) -> Buffer {
         let part = grant.0.as_mut().and_then(|permit| permit.split(len.div_ceil(UNIT)));
-        let bytes = if len == CHUNK { self.idle.lock().pop() } else { None };
+        let bytes = if len == self.chunk { self.idle.lock().pop() } else { None };
         Buffer { bytes: bytes.unwrap_or_else(|| vec![0; len]), home: self.clone(), _grant: Grant(part) }
     }
 }
@@ -68,7 +67,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.bytes.len() == CHUNK {
+        if self.bytes.len() == self.home.chunk {
             let mut idle = self.home.idle.lock();
             if idle.len() < self.home.most_idle {
                 idle.push(std::mem::take(&mut self.bytes));
@@ -81,9 +80,11 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
 
+    const CHUNK: usize = 1 << 20;
+
     #[test]
     fn the_budget_counts_what_is_in_use() {
-        let buffers = Buffers::new(4 * CHUNK);
+        let buffers = Buffers::new(4 * CHUNK, CHUNK);
         let mut grant = buffers.grant(3 * CHUNK as u64).unwrap();
         assert!(buffers.grant(2 * CHUNK as u64).is_none());
         let a = buffers.take(CHUNK, &mut grant);

@@ -25,10 +25,8 @@ use self::small::Small;
 use self::stream::Stream;
 use super::cache::Cache;
 use super::remote::Remote;
+use super::sizes::Sizes;
 use super::{ContentError, Fingerprint, Object, ReadDone, Reader};
-
-/// Contents up to this size are fetched as a whole.
-pub(crate) const SMALL: u64 = 1 << 20;
 
 /// What all readers share.
 pub(crate) struct Readers<R: Remote> {
@@ -36,6 +34,7 @@ pub(crate) struct Readers<R: Remote> {
     runtime: tokio::runtime::Handle,
     buffers: Arc<Buffers>,
     cache: Option<Arc<Cache>>,
+    sizes: Sizes,
 }
 
 impl<R: Remote> Readers<R> {
@@ -44,9 +43,10 @@ impl<R: Remote> Readers<R> {
         remote: Arc<R>,
         runtime: tokio::runtime::Handle,
         memory: usize,
+        sizes: Sizes,
         cache: Option<Arc<Cache>>,
     ) -> Arc<Readers<R>> {
-        Arc::new(Readers { remote, runtime, buffers: Buffers::new(memory), cache })
+        Arc::new(Readers { remote, runtime, buffers: Buffers::new(memory, sizes.chunk as usize), cache, sizes })
     }
 
     pub(crate) fn remote(&self) -> &Arc<R> {
@@ -59,7 +59,8 @@ impl<R: Remote> Readers<R> {
 
     /// Opens stored content; no I/O happens yet.
     pub(crate) fn open(self: &Arc<Self>, object: &Object) -> ObjectReader<R> {
-        let kind = if object.size <= SMALL { Kind::Small(Small::default()) } else { Kind::Large(Mutex::default()) };
+        let kind =
+            if object.size <= self.sizes.small { Kind::Small(Small::default()) } else { Kind::Large(Mutex::default()) };
         ObjectReader {
             open: Arc::new(Open {
                 readers: self.clone(),
@@ -163,7 +164,7 @@ impl<R: Remote> ObjectReader<R> {
         let stream = match &state.stream {
             Some(stream) if stream.covers(range.start) => stream.clone(),
             _ if in_sequence => {
-                let stream = Stream::new(range.start);
+                let stream = Stream::new(range.start, self.open.readers.sizes.chunk);
                 if let Some(old) = state.stream.replace(stream.clone()) {
                     old.close();
                 }

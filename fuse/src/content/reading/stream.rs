@@ -1,7 +1,7 @@
 //! Readahead: a task fetches what will be read next, as far ahead as the reader has shown to need.
 //!
 //! It asks for ranges that fit into the memory granted to it and receives each without pause, so a reader that stops
-//! half-way leaves no connection waiting. The window grows from one range to the next while the reader keeps reading.
+//! half-way leaves no connection waiting. The window grows with what has been read.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,23 +13,24 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Open;
-use super::buffers::{Buffer, CHUNK, Grant};
+use super::buffers::{Buffer, Grant};
 use crate::content::remote::{Download, Remote};
 use crate::content::{ContentError, ReadDone};
 
-/// How far ahead is read at first, and at most.
-const FIRST_WINDOW: u64 = 1 << 20;
-const LAST_WINDOW: u64 = 16 << 20;
+/// In chunks: how far ahead is read at most. At first it is one.
+const LAST_WINDOW: u64 = 16;
 
-/// Bytes this far behind the furthest read are dropped, read or not: requests overtake each other by less.
-const BEHIND: u64 = 4 << 20;
+/// In chunks: bytes this far behind the furthest read are dropped, read or not. Requests overtake each other by less.
+const BEHIND: u64 = 4;
 
-/// The first chunks are shorter, so that the first read waits only for what it asked for.
-const FIRST_CHUNK: u64 = 128 << 10;
+/// The first chunks are shorter by this factor, so that the first read waits only for what it asked for.
+const SHORTER: u64 = 8;
 
 /// What has been read ahead and what is waited for.
 pub(crate) struct Stream {
     state: Mutex<State>,
+    /// Length of a chunk, except the first ones.
+    chunk: u64,
     /// Tells the task that somebody reads on, or that the stream was closed.
     moved: Notify,
 }
@@ -40,8 +41,10 @@ struct State {
     /// Where the first chunk that is still here began.
     start: u64,
     end: u64,
-    /// How far the task is allowed to be ahead.
-    window: u64,
+    /// Where the stream began.
+    begin: u64,
+    /// As [`Stream::chunk`].
+    chunk: u64,
     /// The furthest that was asked for.
     wanted: u64,
     waiting: Vec<(Range<u64>, ReadDone)>,
@@ -72,18 +75,19 @@ impl Chunk {
 
 impl Stream {
     /// A stream that begins at `start`. It needs [`produce`] to run.
-    pub(crate) fn new(start: u64) -> Arc<Stream> {
+    pub(crate) fn new(start: u64, chunk: u64) -> Arc<Stream> {
         let state = State {
             chunks: VecDeque::new(),
             start,
             end: start,
-            window: FIRST_WINDOW,
+            begin: start,
+            chunk,
             wanted: start,
             waiting: Vec::new(),
             over: false,
             closing: false,
         };
-        Arc::new(Stream { state: Mutex::new(state), moved: Notify::new() })
+        Arc::new(Stream { state: Mutex::new(state), chunk, moved: Notify::new() })
     }
 
     /// Whether a read at `offset` is answered by this stream, now or soon.
@@ -122,18 +126,17 @@ impl Stream {
     async fn room(&self, open: &Open<impl Remote>, at: u64) -> Option<(u64, Grant)> {
         loop {
             {
-                let mut state = self.state.lock();
+                let state = self.state.lock();
                 if state.closing && state.waiting.is_empty() {
                     return None;
                 }
-                let size = open.object.size;
+                let (size, window) = (open.object.size, state.window());
                 // Ranges end on chunk boundaries, unless that leaves out what is waited for.
-                let limit = ((state.wanted + state.window) / CHUNK as u64 * CHUNK as u64).max(state.wanted).min(size);
+                let limit = ((state.wanted + window) / self.chunk * self.chunk).max(state.wanted).min(size);
                 let waited = state.waiting.iter().map(|(r, _)| r.end).max().unwrap_or(0);
-                let enough = limit == size || limit.saturating_sub(at) >= state.window / 2;
+                let enough = limit == size || limit.saturating_sub(at) >= window / 2;
                 if limit > at && (enough || waited > at) {
                     if let Some(grant) = open.readers.buffers.grant(limit - at) {
-                        state.window = (state.window * 2).min(LAST_WINDOW);
                         return Some((limit, grant));
                     }
                     if waited > at {
@@ -180,8 +183,13 @@ impl Stream {
 }
 
 impl State {
+    /// How far ahead it pays to be: as far as the reader has come already.
+    fn window(&self) -> u64 {
+        (self.wanted - self.begin).clamp(self.chunk, LAST_WINDOW * self.chunk)
+    }
+
     fn covers(&self, offset: u64) -> bool {
-        let ahead = if self.over { 0 } else { self.window };
+        let ahead = if self.over { 0 } else { self.window() };
         self.start <= offset && offset < self.end.max(self.wanted) + ahead && !(self.over && offset >= self.end)
     }
 
@@ -199,7 +207,7 @@ impl State {
             chunk.left.store(chunk.left.load(Relaxed).saturating_sub(part), Relaxed);
         }
         while let Some(chunk) = self.chunks.front() {
-            let old = chunk.end() + BEHIND <= self.wanted;
+            let old = chunk.end() + BEHIND * self.chunk <= self.wanted;
             let waited = self.waiting.iter().any(|(r, _)| r.start < chunk.end());
             if (chunk.left.load(Relaxed) > 0 && !old) || waited {
                 break;
@@ -246,8 +254,8 @@ async fn fetch_all<R: Remote>(stream: &Stream, open: &Open<R>) -> Result<(), Con
         let Some((end, mut grant)) = stream.room(open, at).await else { return Ok(()) };
         let mut download = open.readers.remote.download(file_id, at..end).await?;
         while at < end {
-            let boundary = (at / CHUNK as u64 + 1) * CHUNK as u64;
-            let len = (at - begin).max(FIRST_CHUNK).min(boundary.min(end) - at);
+            let boundary = (at / stream.chunk + 1) * stream.chunk;
+            let len = (at - begin).max(stream.chunk / SHORTER).min(boundary.min(end) - at);
             let mut buffer = open.readers.buffers.take(len as usize, &mut grant);
             download.fill(buffer.bytes_mut()).await?;
             if let Some(stated) = stated {

@@ -24,15 +24,17 @@ pub(crate) struct StagingDir {
     run: u128,
     next: AtomicU64,
     budget: Arc<Budget>,
+    /// Contents up to this size are staged in memory.
+    pub(crate) small: u64,
 }
 
 impl StagingDir {
     /// Creates the directory if it is missing.
-    pub(crate) fn open(dir: &Path, memory: usize) -> Result<StagingDir, ContentError> {
+    pub(crate) fn open(dir: &Path, memory: usize, small: u64) -> Result<StagingDir, ContentError> {
         std::fs::create_dir_all(dir).map_err(|e| ContentError::local(dir, e))?;
         let run = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         let budget = Arc::new(Budget { limit: memory, used: AtomicUsize::new(0) });
-        Ok(StagingDir { dir: dir.to_owned(), run, next: AtomicU64::new(0), budget })
+        Ok(StagingDir { dir: dir.to_owned(), run, next: AtomicU64::new(0), budget, small })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -277,7 +279,7 @@ mod tests {
 
     fn dir(memory: usize) -> (tempfile::TempDir, StagingDir) {
         let tmp = tempfile::tempdir().unwrap();
-        let dir = StagingDir::open(&tmp.path().join("staging"), memory).unwrap();
+        let dir = StagingDir::open(&tmp.path().join("staging"), memory, 1 << 20).unwrap();
         (tmp, dir)
     }
 

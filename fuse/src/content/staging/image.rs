@@ -14,9 +14,6 @@ use super::files::{Buffer, StageFile, StagingDir};
 use crate::content::extents::Extents;
 use crate::content::{ContentError, Object};
 
-/// Contents up to this size are staged in memory.
-pub(crate) const SMALL: u64 = 1 << 20;
-
 /// The largest content: what a file offset can express.
 const MAX_SIZE: u64 = i64::MAX as u64;
 
@@ -99,7 +96,7 @@ impl Image {
             return Ok(());
         }
         if let Data::Memory(buffer) = &mut self.data {
-            if end <= SMALL && put(Arc::make_mut(buffer), offset as usize, data) {
+            if end <= dir.small && put(Arc::make_mut(buffer), offset as usize, data) {
                 self.wrote(offset..end);
                 return Ok(());
             }
@@ -152,7 +149,7 @@ impl Image {
         if let Data::Memory(buffer) = &mut self.data {
             // Zeros over the base have to be written; beyond it, nothing is zeros.
             let end = range.end.min(self.visible);
-            let fits = end <= range.start || (end <= SMALL && Arc::make_mut(buffer).grow(end as usize));
+            let fits = end <= range.start || (end <= dir.small && Arc::make_mut(buffer).grow(end as usize));
             if fits {
                 let have = buffer.bytes().len() as u64;
                 if range.start < have {
@@ -229,25 +226,30 @@ impl Image {
         }
     }
 
-    /// Takes what this image has from its base from `whole` instead, which has all of it.
+    /// Copies what shows of the base from `whole`, which has all of it, into the data.
     pub(crate) fn fill(&mut self, whole: &Image) -> Result<(), ContentError> {
         for gap in self.gaps() {
-            if !self.same_data(whole) {
-                // Small: a change of data is a copy of a buffer, or a buffer that became a file.
-                let mut bytes = vec![0; (gap.end - gap.start) as usize];
-                whole.copy_local(gap.clone(), &mut bytes, &mut Vec::new())?;
-                match &mut self.data {
-                    Data::File(file) => file.write(&bytes, gap.start).map_err(|(_, e)| e)?,
-                    Data::Memory(buffer) => {
-                        let buffer = Arc::make_mut(buffer);
-                        buffer.extend(gap.end as usize);
-                        buffer.bytes_mut()[gap.start as usize..gap.end as usize].copy_from_slice(&bytes);
-                    }
+            // Small: the image is in memory, or was until a moment ago.
+            let mut bytes = vec![0; (gap.end - gap.start) as usize];
+            whole.copy_local(gap.clone(), &mut bytes, &mut Vec::new())?;
+            match &mut self.data {
+                Data::File(file) => file.write(&bytes, gap.start).map_err(|(_, e)| e)?,
+                Data::Memory(buffer) => {
+                    let buffer = Arc::make_mut(buffer);
+                    buffer.extend(gap.end as usize);
+                    buffer.bytes_mut()[gap.start as usize..gap.end as usize].copy_from_slice(&bytes);
                 }
             }
-            Arc::make_mut(&mut self.own).insert(gap);
         }
         Ok(())
+    }
+
+    /// What showed of the base is in the data now.
+    pub(crate) fn adopt_gaps(&mut self) {
+        for gap in self.gaps() {
+            Arc::make_mut(&mut self.own).insert(gap);
+        }
+        (self.base, self.visible) = (Base::None, 0);
     }
 
     /// Takes what `above`, a layer over this image, changed into this image itself, and leaves the content of `above`.

@@ -29,7 +29,8 @@ use crate::content::{ContentError, Kept, Object};
 /// What holds a stage's kept data.
 pub(crate) struct Record {
     path: PathBuf,
-    data: PathBuf,
+    /// The data file, which stays as long as the record is about it.
+    file: Arc<StageFile>,
 }
 
 impl Record {
@@ -45,13 +46,13 @@ impl Record {
         });
         if let Err(error) = put {
             let _ = std::fs::remove_file(&tmp);
-            file.stay(previous.is_some_and(|r| r.data == file.path()));
+            file.stay(previous.is_some_and(|r| Arc::ptr_eq(&r.file, file)));
             return Err(ContentError::local(&path, error));
         }
-        if let Some(old) = previous.filter(|r| r.data != file.path()) {
-            let _ = std::fs::remove_file(&old.data);
+        if let Some(old) = previous.filter(|r| !Arc::ptr_eq(&r.file, file)) {
+            old.file.stay(false);
         }
-        Ok(Record { path, data: file.path().to_owned() })
+        Ok(Record { path, file: file.clone() })
     }
 
     /// The record's own path: what the index remembers.
@@ -59,10 +60,10 @@ impl Record {
         &self.path
     }
 
-    /// Removes the record and its data.
+    /// Removes the record; its data goes with the last user of the file.
     pub(crate) fn remove(self) {
         let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_file(&self.data);
+        self.file.stay(false);
     }
 }
 
@@ -170,14 +171,15 @@ pub(crate) fn load(path: &Path) -> Result<(Image, Record), ContentError> {
     let found = parse(&text).ok_or_else(|| ContentError::Corrupt(path.to_string_lossy().into()))?;
     let data = path.with_file_name(&found.data);
     let file = OpenOptions::new().read(true).write(true).open(&data).map_err(|e| not_there(&data, e))?;
+    let file = Arc::new(StageFile::new(file, data, true));
     let image = Image {
-        data: Data::File(Arc::new(StageFile::new(file, data.clone(), true))),
+        data: Data::File(file.clone()),
         own: Arc::new(found.own),
         base: found.base,
         visible: found.visible,
         size: found.size,
     };
-    Ok((image, Record { path: path.to_owned(), data }))
+    Ok((image, Record { path: path.to_owned(), file }))
 }
 
 /// Removes what an earlier process left in the staging directory, except what `keep` names.
@@ -214,7 +216,7 @@ mod tests {
     #[test]
     fn a_record_says_what_was_kept() {
         let tmp = tempfile::tempdir().unwrap();
-        let dir = StagingDir::open(tmp.path(), 1 << 20).unwrap();
+        let dir = StagingDir::open(tmp.path(), 1 << 20, 1 << 20).unwrap();
         let base = Object { file_id: "group1/M00/00/00/x".into(), size: 100, fingerprint: Some(Fingerprint([7; 32])) };
         let mut image = Image::new(&dir, Some(&base), 90);
         image.write(&dir, 80, b"hello world, this is it").unwrap();
@@ -239,6 +241,7 @@ mod tests {
         assert_eq!(missing, [Missing { object: base, range: 4..80 }]);
         assert_eq!((&buf[..4], &buf[80..]), (&b"more"[..], &b"hello world, this is it"[..]));
         record.remove();
+        drop(image);
         assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
     }
 
@@ -246,7 +249,7 @@ mod tests {
         #[test]
         fn damaged_records_are_refused(at in 0..200usize, byte: u8, text in ".*") {
             let tmp = tempfile::tempdir().unwrap();
-            let dir = StagingDir::open(tmp.path(), 1 << 20).unwrap();
+            let dir = StagingDir::open(tmp.path(), 1 << 20, 1 << 20).unwrap();
             let mut image = Image::new(&dir, None, 0);
             image.write(&dir, 3, b"abc").unwrap();
             let good = describe(&image, Path::new("1-0.data"));

@@ -24,6 +24,7 @@ use self::files::StagingDir;
 use self::image::Image;
 use super::reading::Readers;
 use super::remote::Remote;
+use super::sizes::Sizes;
 use super::{ContentError, Kept, Object, Stage};
 
 /// Told the file ID of stored content that nothing will ever refer to, such as an abandoned appender. It must not
@@ -37,6 +38,7 @@ pub(crate) struct Staging<R: Remote> {
     readers: Arc<Readers<R>>,
     runtime: tokio::runtime::Handle,
     discard: Discard,
+    sizes: Sizes,
 }
 
 impl<R: Remote> Staging<R> {
@@ -44,12 +46,13 @@ impl<R: Remote> Staging<R> {
     pub(crate) fn open(
         dir: &Path,
         memory: usize,
+        sizes: Sizes,
         readers: Arc<Readers<R>>,
         discard: Discard,
     ) -> Result<Arc<Staging<R>>, ContentError> {
-        let dir = StagingDir::open(dir, memory)?;
+        let dir = StagingDir::open(dir, memory, sizes.small)?;
         let (remote, runtime) = (readers.remote().clone(), readers.runtime().clone());
-        Ok(Arc::new(Staging { dir, remote, readers, runtime, discard }))
+        Ok(Arc::new(Staging { dir, remote, readers, runtime, discard, sizes }))
     }
 
     /// See [`ContentStore::stage`](super::ContentStore::stage).

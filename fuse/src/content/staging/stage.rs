@@ -15,14 +15,8 @@ use super::prefix::Prefix;
 use super::work;
 use crate::content::reading::ObjectReader;
 use crate::content::remote::Remote;
+use crate::content::sizes::Sizes;
 use crate::content::{Callback, ContentError, Kept, Known, Object, ReadDone, Sealed, Stage};
-
-/// Before this much is written in sequence, nothing is hashed or streamed ahead.
-const AHEAD_FROM: u64 = 8 << 20;
-/// Then, steps of at least this much …
-const AHEAD_STEP: u64 = 4 << 20;
-/// … and at most this much, so that a seal does not wait long for a step.
-const AHEAD_MOST: u64 = 32 << 20;
 
 pub(crate) struct Core<R: Remote> {
     pub(crate) staging: Arc<Staging<R>>,
@@ -68,12 +62,12 @@ pub(crate) struct Request {
     pub(crate) done: Callback<Result<Sealed, ContentError>>,
 }
 
-/// What the background task does next.
+/// What the background task does next. `epoch` is that of the prefix; `None` if it is not one of the current file.
 pub(crate) enum Next {
     /// Seals. `clean`: there is nothing to do for this version any more.
-    Seal { request: Request, clean: bool, prefix: Prefix, epoch: u64 },
+    Seal { request: Request, clean: bool, prefix: Prefix, epoch: Option<u64> },
     /// Hashes and streams the beginning of the file as far as `end`.
-    Ahead { file: Arc<super::files::StageFile>, end: u64, first: bool, prefix: Prefix, epoch: u64 },
+    Ahead { file: Arc<super::files::StageFile>, end: u64, first: bool, prefix: Prefix, epoch: Option<u64> },
     /// Nothing.
     Rest,
 }
@@ -106,44 +100,44 @@ impl State {
     }
 
     /// Whether there is work for the background task.
-    fn has_work(&self) -> bool {
-        !self.queue.is_empty() || self.ahead_to().is_some()
+    fn has_work(&self, sizes: &Sizes) -> bool {
+        !self.queue.is_empty() || self.ahead_to(sizes).is_some()
     }
 
     /// How far the beginning of the file can be worked on ahead.
-    fn ahead_to(&self) -> Option<u64> {
+    fn ahead_to(&self, sizes: &Sizes) -> Option<u64> {
         let ahead = &self.ahead;
-        if ahead.off || self.image.file().is_none() {
+        if ahead.off || self.image.file().is_none() || self.clean == Some(self.version) {
             return None;
         }
         let ready = self.image.own.prefix();
-        let least = if ahead.claimed == 0 { AHEAD_FROM } else { AHEAD_STEP };
+        let least = if ahead.claimed == 0 { sizes.ahead_from } else { sizes.ahead_step };
         // Whole steps, so that requests begin and end on page boundaries.
-        let count = ready.saturating_sub(ahead.claimed) / AHEAD_STEP * AHEAD_STEP;
-        (count >= least).then(|| ahead.claimed + count.min(AHEAD_MOST))
+        let count = ready.saturating_sub(ahead.claimed) / sizes.ahead_step * sizes.ahead_step;
+        (count >= least).then(|| ahead.claimed + count.min(sizes.ahead_most))
     }
 
     /// Takes the next piece of work, and with it the prefix.
-    pub(crate) fn next(&mut self) -> Next {
+    pub(crate) fn next(&mut self, sizes: &Sizes) -> Next {
         self.active = None;
-        let epoch = self.ahead.epoch;
+        let now = Some(self.ahead.epoch);
         if let Some(request) = self.queue.pop_front() {
             let clean = self.clean == Some(request.version);
             // The prefix is that of the current file; another file has none.
-            let mut prefix = Prefix::default();
+            let (mut prefix, mut epoch) = (Prefix::default(), None);
             if let Some(file) = request.image.file()
                 && self.image.in_file(file)
             {
-                prefix = std::mem::take(&mut self.ahead.prefix);
+                (prefix, epoch) = (std::mem::take(&mut self.ahead.prefix), now);
                 self.ahead.claimed = self.ahead.claimed.max(request.image.size);
             }
             self.active = Some(request.image.clone());
             return Next::Seal { request, clean, prefix, epoch };
         }
-        if let (Some(end), Some(file)) = (self.ahead_to(), self.image.file()) {
+        if let (Some(end), Some(file)) = (self.ahead_to(sizes), self.image.file()) {
             let (file, first) = (file.clone(), self.ahead.claimed == 0);
             self.ahead.claimed = end;
-            return Next::Ahead { file, end, first, prefix: std::mem::take(&mut self.ahead.prefix), epoch };
+            return Next::Ahead { file, end, first, prefix: std::mem::take(&mut self.ahead.prefix), epoch: now };
         }
         self.working = false;
         Next::Rest
@@ -152,6 +146,16 @@ impl State {
     /// Nothing is queued behind the seal under way.
     pub(crate) fn last_seal(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Writes down again what was kept, if it is still needed.
+    pub(crate) fn keep_again<R: Remote>(&mut self, staging: &Staging<R>) -> Result<(), ContentError> {
+        if self.clean != Some(self.version)
+            && let Some(record) = &self.kept
+        {
+            self.kept = Some(Record::write(&staging.dir, &self.image, Some(record))?);
+        }
+        Ok(())
     }
 
     /// The current image and those waiting to be sealed.
@@ -163,7 +167,7 @@ impl State {
 impl<R: Remote> Core<R> {
     /// Starts the background task if there is work and it does not run.
     fn kick(self: &Arc<Self>, state: &mut State) {
-        if !state.working && state.has_work() {
+        if !state.working && state.has_work(&self.staging.sizes) {
             state.working = true;
             self.staging.spawn(work::run(self.clone()));
         }

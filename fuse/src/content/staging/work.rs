@@ -5,14 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::files::{Buffer, StageFile};
-use super::image::{Base, Data, Image, Missing, SMALL};
+use super::image::{Base, Data, Image, Missing};
 use super::prefix::Prefix;
 use super::stage::{Core, Next, Request};
 use crate::content::remote::{Body, Remote};
 use crate::content::{ContentError, Fingerprint, Known, Sealed, Stored};
-
-/// A layer up to this size is merged into the file below it when that has been sealed, under the lock of the stage.
-const MERGE: u64 = 4 << 20;
 
 /// Pieces in which stored content is fetched into a staging file.
 const FETCH: u64 = 1 << 20;
@@ -20,7 +17,7 @@ const FETCH: u64 = 1 << 20;
 /// Does what there is to do for a stage, then ends.
 pub(crate) async fn run<R: Remote>(core: Arc<Core<R>>) {
     loop {
-        let next = core.state.lock().next();
+        let next = core.state.lock().next(&core.staging.sizes);
         match next {
             Next::Rest => return,
             Next::Ahead { file, end, first, mut prefix, epoch } => {
@@ -45,9 +42,9 @@ pub(crate) async fn run<R: Remote>(core: Arc<Core<R>>) {
 }
 
 /// Puts the prefix back into the stage. `false`: the stage was dropped and nothing waits, so the task can end.
-fn give_back<R: Remote>(core: &Arc<Core<R>>, mut prefix: Prefix, epoch: u64) -> bool {
+fn give_back<R: Remote>(core: &Arc<Core<R>>, mut prefix: Prefix, epoch: Option<u64>) -> bool {
     let state = &mut *core.state.lock();
-    if state.ahead.epoch == epoch {
+    if epoch == Some(state.ahead.epoch) {
         state.ahead.prefix = prefix;
     } else {
         prefix.abandon(&core.staging.discard);
@@ -150,7 +147,7 @@ async fn complete<R: Remote>(core: &Core<R>, image: &mut Image) -> Result<(), Co
             return Ok(());
         }
         let mut whole = core.staging.dir.buffer();
-        if size <= SMALL && whole.grow(size as usize) {
+        if size <= core.staging.sizes.small && whole.grow(size as usize) {
             let mut missing = Vec::new();
             image.copy_local(0..size, whole.bytes_mut(), &mut missing)?;
             for Missing { object, range } in missing {
@@ -205,12 +202,16 @@ fn settle<R: Remote>(core: &Core<R>, sealed: &Image, version: u64, ok: bool) {
                 tracing::warn!(%error, "staged content not completed");
             }
         }
+        // What was kept may rest on stored content that is released now.
+        if ok && let Err(error) = state.keep_again(&core.staging) {
+            tracing::warn!(%error, "kept content not renewed");
+        }
     }
     if !state.last_seal() {
         return;
     }
     if let Base::Image(below) = &state.image.base
-        && (!ok || state.image.own.len() <= MERGE)
+        && (!ok || state.image.own.len() <= core.staging.sizes.merge)
     {
         let mut merged = Image::clone(below);
         match merged.absorb(&core.staging.dir, &state.image) {
@@ -224,7 +225,8 @@ fn settle<R: Remote>(core: &Core<R>, sealed: &Image, version: u64, ok: bool) {
 fn rest_on(image: &mut Image, sealed: &Image) -> Result<(), ContentError> {
     match &image.base {
         Base::None => {}
-        Base::Image(below) if below.same_data(sealed) => image.base = Base::Image(Arc::new(sealed.clone())),
+        // The same file or buffer: what was missing has been put into it.
+        _ if image.same_data(sealed) => image.adopt_gaps(),
         Base::Image(below) => {
             let mut inner = Image::clone(below);
             rest_on(&mut inner, sealed)?;
@@ -236,7 +238,7 @@ fn rest_on(image: &mut Image, sealed: &Image) -> Result<(), ContentError> {
         }
         Base::Object(_) => {
             image.fill(sealed)?;
-            (image.base, image.visible) = (Base::None, 0);
+            image.adopt_gaps();
         }
     }
     Ok(())
