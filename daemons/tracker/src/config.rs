@@ -137,8 +137,9 @@ impl TrackerConfig {
         let ids = storage_ids(path, &s)?;
         let parameters = parameters(&s, ids.as_ref())?;
         let rules = rules(&s, &parameters)?;
-        let log = ini.section("error-log");
-        let log_keep_days = log.number("log_file_keep_days", 15, 0..=36500)?;
+        // A key of the section counts before the same key above all sections.
+        let log_keep_days = s.number("log_file_keep_days", 15, 0..=36500)?;
+        let log_keep_days = ini.section("error-log").number("log_file_keep_days", log_keep_days, 0..=36500)?;
         let mut config = TrackerConfig {
             base_path: s.required("base_path", "name an existing directory for data/ and logs/")?.into(),
             bind: bind(&s, ids.is_some() && parameters.id_type_in_filename == IdType::Id)?,
@@ -414,6 +415,16 @@ mod tests {
         }
         let gone = TrackerConfig::load(Path::new("/nonexistent/t.conf")).unwrap_err().to_string();
         assert!(gone.contains("/nonexistent/t.conf"));
+    }
+
+    #[test]
+    fn log_days_of_the_section_come_first() {
+        let days = |text: &str| load(&format!("base_path=/tmp/x\n{text}")).unwrap().log_keep_days;
+        assert_eq!(days(""), 15);
+        assert_eq!(days("log_file_keep_days=3\n"), 3);
+        assert_eq!(days("log_file_keep_days=3\n[error-log]\nlog_file_keep_days=0\n"), 0);
+        let c = load("base_path=/tmp/x\nlog_file_keep_days=0\n").unwrap();
+        assert!(c.common().log_keep.is_none(), "0 is for ever");
     }
 
     #[test]
