@@ -14,13 +14,16 @@ use crate::delta::{Delta, InodeRow, Totals};
 use crate::rows::{self, to_sql};
 use crate::types::*;
 
+/// An inode and a name in it.
+type Key<'a> = (Ino, &'a [u8]);
+
 /// The deltas of a group by table, each row once.
 #[derive(Default)]
 struct Merged<'a> {
     /// In the order of the queue until [`Merged::settle`].
     inodes: Vec<(Ino, Option<&'a InodeRow>)>,
-    dentries: Vec<((Ino, &'a [u8]), Option<(Ino, u64)>)>,
-    xattrs: Vec<((Ino, &'a [u8]), Option<&'a [u8]>)>,
+    dentries: Vec<(Key<'a>, Option<(Ino, u64)>)>,
+    xattrs: Vec<(Key<'a>, Option<&'a [u8]>)>,
     contents: Vec<(ContentId, Option<&'a Content>)>,
     garbage: Vec<(GarbageId, Option<&'a str>)>,
     staged: BTreeMap<Ino, Option<&'a StagedRow>>,

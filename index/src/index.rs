@@ -367,3 +367,42 @@ fn spawn<T: Send + 'static>(
     let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
     thread.map_err(|error| IndexError::io("start a thread for", path, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_does_not_grow_with_the_index() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("index.db");
+        let index = Index::open(&path, Options { cache_entries: 2000, ..Options::default() }).unwrap();
+        let new = |kind| NewInode { kind, mode: 0, uid: 0, gid: 0, rdev: 0, target: None };
+        let now = Timestamp::default();
+        let dir = index.create(Ino::ROOT, b"big", &new(FileKind::Directory), now).unwrap().ino;
+        for number in 0..20_000 {
+            index.create(dir, number.to_string().as_bytes(), &new(FileKind::Regular), now).unwrap();
+            if number % 500 == 0 {
+                index.commit().unwrap();
+            }
+            // What is not committed has to stay, on top of the cap and the names a directory in use keeps.
+            assert!(index.core.table.weight() <= 2000 + 1024 + 2 * 500 + 200, "{}", index.core.table.weight());
+        }
+        index.commit().unwrap();
+        for number in (0..20_000).step_by(13) {
+            index.lookup(dir, number.to_string().as_bytes()).unwrap();
+            assert!(index.core.table.weight() <= 2000 + 1024 + 200, "{}", index.core.table.weight());
+        }
+        let mut seen = 0;
+        index
+            .readdir(dir, 0, &mut |_, _, _| {
+                seen += 1;
+                true
+            })
+            .unwrap();
+        assert_eq!(seen, 20_000);
+        assert!(index.core.table.weight() <= 2000 + 1024 + 200, "{}", index.core.table.weight());
+        let again = index.create(dir, b"77", &new(FileKind::Regular), now);
+        assert!(matches!(again, Err(IndexError::Exists)));
+    }
+}

@@ -86,6 +86,7 @@ impl Core {
             // One that is refused will be read again by itself.
             let _ = self.table.insert_loaded_of(Node::loaded(row), &epochs);
         }
+        self.trim();
         Ok(())
     }
 }

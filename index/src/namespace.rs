@@ -99,7 +99,8 @@ impl Core {
         let target = check_target(new)?;
         self.queue.admit()?;
         let dir_node = self.node(dir)?;
-        // Declared before the locks, so that it outlives them.
+        // Declared before the locks, because it has to outlive them.
+        #[allow(clippy::needless_late_init)]
         let node;
         let mut locked = Locked::new([&dir_node]);
         let parent = locked.at(dir).open_dir()?;

@@ -165,7 +165,7 @@ impl Table {
 
     /// Inodes and names in memory.
     #[cfg(test)]
-    fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         self.weight.load(Ordering::Relaxed).max(0).unsigned_abs()
     }
 

@@ -1,5 +1,7 @@
 //! What is there after a crash is the state after some operation, not older than the last one that was acknowledged.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod harness;
 
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,7 @@
 //! fsck finds every kind of damage, puts right what can be, and what it leaves can be opened and is clean.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod harness;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Commits that fail, disks that are full, callbacks that panic.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod harness;
 
 use std::io;

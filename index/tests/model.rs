@@ -1,6 +1,8 @@
 //! Random sequences of operations: the index does what the model does, before and after it is opened again, and with a
 //! working set so small that everything is evicted all the time.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod harness;
 
 use fdfs_index::{Index, Options, fsck};

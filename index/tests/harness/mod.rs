@@ -1,5 +1,6 @@
 //! A reference model of the index, random operations on both, and a picture of the state to compare.
 #![allow(dead_code)] // each test program uses its part
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 pub mod model;
 

@@ -336,8 +336,8 @@ impl Model {
     }
 
     fn known(&self, print: Fingerprint, size: u64) -> Option<NewContent> {
-        let contents = self.nodes.values().filter_map(|node| node.content.as_ref());
-        contents.filter(|content| content.fingerprint == Some(print) && content.size == size).cloned().next()
+        let mut contents = self.nodes.values().filter_map(|node| node.content.as_ref());
+        contents.find(|content| content.fingerprint == Some(print) && content.size == size).cloned()
     }
 
     pub fn attach(&mut self, ino: Ino, new: NewContent, now: Timestamp) -> Answer {
