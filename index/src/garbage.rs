@@ -4,6 +4,9 @@
 //! - A file ID is handed out only when the transaction that took its last reference away is on stable storage: no power
 //!   cut brings the reference back.
 //! - A file ID that a content has is not handed out, however it came to be in the table.
+//!
+//! The lock of the hand-out is held while the table is read: only those who delete wait for it, and two of them reading the
+//! same rows at once would be no faster.
 
 use std::collections::HashMap;
 use std::sync::Arc;

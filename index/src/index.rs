@@ -86,7 +86,8 @@ struct Running {
 
 impl Index {
     /// Opens the index at `path`, creates it if there is none, and takes its lock file (`path` + `.lock`).
-    /// Reclaims what was unlinked but open when the last process ended.
+    /// Reclaims what was unlinked but open when the last process ended. To be called after a process has become a daemon:
+    /// neither threads nor the locks of SQLite survive a `fork`.
     ///
     /// Fails with `Busy` (another process has it), `Newer` (schema), `Foreign` (not an index), or the cause.
     pub fn open(path: &Path, options: Options) -> Result<Index> {
@@ -274,7 +275,7 @@ impl Index {
     }
 
     /// Calls `wake` (on the writer thread, so it must be short) whenever there may be new garbage to hand out.
-    /// It replaces an earlier one.
+    /// It replaces an earlier one. What is there already when the index is opened is not announced.
     pub fn garbage_notify(&self, wake: Box<dyn Fn() + Send + Sync>) {
         self.core.queue.set_garbage_wake(wake.into());
     }

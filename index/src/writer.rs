@@ -165,7 +165,7 @@ impl Queue {
         let mut pending = self.pending.lock();
         if pending.stopped {
             drop(pending);
-            return done(Err(IndexError::Closed));
+            return done(Err(self.outcome().err().unwrap_or(IndexError::Closed)));
         }
         if stable {
             pending.sync_waiters.push(done);
@@ -259,6 +259,7 @@ impl Writer {
 
     /// Commits groups until the queue is stopped; gives the connection back.
     pub fn run(mut self) -> Connection {
+        let _deserted = Deserted(Arc::clone(&self.queue));
         loop {
             let group = self.next_group();
             let stopping = group.stopping;
@@ -398,6 +399,28 @@ impl Writer {
             true
         });
         self.checkpointer.log_restarted(busy);
+    }
+}
+
+/// Tells everybody, should the writer end in a panic: nobody would ever hear of a commit again.
+struct Deserted(Arc<Queue>);
+
+impl Drop for Deserted {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let error = IndexError::Corrupt("the writer ended in a panic".to_owned());
+        self.0.fail(&error);
+        let mut pending = self.0.pending.lock();
+        pending.stopped = true;
+        let commits = std::mem::take(&mut pending.commit_waiters);
+        let syncs = std::mem::take(&mut pending.sync_waiters);
+        drop(pending);
+        for waiter in commits.into_iter().chain(syncs) {
+            let error = error.clone();
+            call(move || waiter(Err(error)));
+        }
     }
 }
 

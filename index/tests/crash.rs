@@ -103,7 +103,7 @@ fn child() {
     let mut random = Random(seed + 1);
     for (number, op) in child_ops(seed).enumerate() {
         pair.run(&op);
-        if random.next() % 4 == 0 {
+        if random.next().is_multiple_of(4) {
             pair.index.commit().unwrap();
             println!("acknowledged {}", number + 1);
         }

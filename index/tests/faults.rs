@@ -193,3 +193,21 @@ fn changes_without_a_waiter_are_committed_soon() {
     index.sync().unwrap();
     assert_eq!(std::fs::metadata(dir.path().join("index.db-wal")).unwrap().len(), before, "nothing was left to do");
 }
+
+#[test]
+fn a_writer_that_panics_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index.db");
+    let fault: Fault = Arc::new(|step| {
+        assert!(step != Step::BeforeCommit, "a mistake of the index");
+        Ok(())
+    });
+    let index = Index::open(&path, Options { fault: Some(fault), ..Options::default() }).unwrap();
+    touch(&index, "a").unwrap();
+    index.commit().unwrap_err();
+    index.sync().unwrap_err();
+    assert_eq!(touch(&index, "b").unwrap_err().to_errno(), libc::EROFS);
+    index.close().unwrap_err();
+    drop(index);
+    assert_eq!(Index::open(&path, Options::default()).unwrap().stats().inodes, 1);
+}
