@@ -41,6 +41,8 @@ struct Seat {
     tried: bool,
     /// Our status there, as it last said.
     status: Option<StorageStatus>,
+    /// It knows our disks: before that it cannot choose us.
+    knows_disks: bool,
 }
 
 /// What the sessions with all trackers share.
@@ -172,10 +174,8 @@ impl Cluster {
 
     /// The connection to a tracker is gone, and with it our status there.
     fn lost(&self, index: usize) {
-        self.seat(index, |seat| seat.status = None);
-        if self.seats.lock().iter().all(|s| s.status.is_none()) {
-            self.active.set(false);
-        }
+        self.seat(index, |seat| *seat = Seat { tried: true, ..Seat::default() });
+        self.consider_active();
         let mut leader = self.leader.lock();
         if *leader == Some(index) {
             *leader = None;
@@ -218,14 +218,14 @@ impl Cluster {
             self.notify(index, &mut link, reply.status).await?;
         }
         if !self.init.get().sync_old_done {
-            self.ask_source(&mut link).await?;
+            self.ask_source(index, &mut link).await?;
         }
         self.notify(index, &mut link, reply.status).await?;
         Ok((link, reply.status))
     }
 
     /// A storage that never got the group's old files asks who will push them; the first tracker to answer decides.
-    async fn ask_source(&self, link: &mut Link) -> Result<(), End> {
+    async fn ask_source(&self, index: usize, link: &mut Link) -> Result<(), End> {
         let _one = self.asking_source.lock().await;
         if self.init.get().sync_old_done {
             return Ok(());
@@ -237,6 +237,7 @@ impl Cluster {
         let source = answer.0.unwrap_or_default();
         if !source.source.is_none() {
             info!("{} will push the files of the group to this storage", source.source);
+            self.seat(index, |seat| seat.status = Some(StorageStatus::WaitSync));
         }
         self.save(|flag| {
             flag.sync_old_done = true;
@@ -291,7 +292,8 @@ impl Cluster {
                 if now >= disk_at {
                     disk_at = now + self.config.stat_report_interval;
                     self.report_disk(index, link).await?;
-                    self.consider_active(index);
+                    self.seat(index, |seat| seat.knows_disks = true);
+                    self.consider_active();
                 }
                 self.settle_status(index, link).await
             };
@@ -370,7 +372,7 @@ impl Cluster {
         let merged = self.members.lock().merge(&list, &self.identity.id);
         if let Some(mine) = merged.mine {
             self.seat(index, |seat| seat.status = Some(mine));
-            self.consider_active(index);
+            self.consider_active();
         }
         if !merged.differences.is_empty() {
             link.ask(Command::StorageReplicaChg, &ReplicaChange(merged.differences)).await?;
@@ -398,12 +400,10 @@ impl Cluster {
     }
 
     /// After a beat and a disk report a tracker uses us, unless it waits for our old files.
-    fn consider_active(&self, index: usize) {
+    fn consider_active(&self) {
         use StorageStatus as S;
-        let status = self.seat(index, |seat| seat.status).flatten();
-        let waiting = matches!(status, None | Some(S::WaitSync | S::Syncing | S::Deleted | S::IpChanged | S::Recovery));
-        if !waiting {
-            self.active.set(true);
-        }
+        let waits = |status| matches!(status, S::WaitSync | S::Syncing | S::Deleted | S::IpChanged | S::Recovery);
+        let uses = |seat: &Seat| seat.knows_disks && seat.status.is_some_and(|status| !waits(status));
+        self.active.set(self.seats.lock().iter().any(uses));
     }
 }
