@@ -153,6 +153,10 @@ impl Connection {
     fn of_member(&mut self, command: Command, body: &[u8], now: i64, out: &mut Vec<u8>) -> Outcome {
         use Command as C;
         let member = self.member.ok_or(Status::EACCES)?;
+        // A storage that has joined anew since speaks on its newer connection.
+        if !self.shared.cluster.lock().is_joined(&member, self.caller.session) {
+            return Err(Refusal(Status::EACCES));
+        }
         match command {
             C::StorageBeat => {
                 let beat = Beat::decode(body)?;

@@ -187,6 +187,11 @@ impl Cluster {
         Some(Directory::new(rules, views, self.group_cursor.clone()))
     }
 
+    /// Whether `member` joined on this connection, and on no other since.
+    pub fn is_joined(&self, member: &Member, session: Session) -> bool {
+        self.storage(&member.group, &member.id).is_ok_and(|m| m.session == Some(session))
+    }
+
     /// A tracker begins to copy the data files; one at a time may.
     ///
     /// # Errors
@@ -257,6 +262,7 @@ mod tests {
         let mut c = cluster(settings());
         let m = c.bring_up("10.0.0.1");
         c.join(&caller("10.0.0.1", 99), &request()).unwrap();
+        assert!(c.is_joined(&m, 99) && !c.is_joined(&m, session("10.0.0.1")));
         c.leave(session("10.0.0.1"), Some(m));
         assert_eq!(c.status(&m), S::Active);
         c.leave(99, Some(m));

@@ -111,6 +111,9 @@ impl Cluster {
         g.rename(&old_id, new_id);
         if let Some(m) = g.member_mut(&new_id) {
             m.addresses = Addresses::one(peer);
+            // A connection from the old address, if one lingers, is not this storage's any more.
+            m.session = None;
+            m.up_time = 0;
         }
         if tombstone.is_some() {
             g.rename(&held, old_id);
@@ -269,6 +272,19 @@ mod tests {
         assert_eq!(c.changelog(), format!("{NOW} group1 10.0.0.1 3 10.0.0.2\n").as_bytes());
         assert_eq!(moved(&mut c, "10.0.0.1", "10.0.0.3", "10.0.0.3"), Err(Status::EALREADY));
         assert_eq!(c.group(&a.group).unwrap().members().len(), 3);
+    }
+
+    #[test]
+    fn a_connection_that_lingers_at_the_old_address_is_cut_off() {
+        let mut c = cluster(settings());
+        c.join_from("10.0.0.1", &request()).unwrap();
+        let (old, new) = (member("10.0.0.1"), member("10.0.0.2"));
+        assert!(c.is_joined(&old, session("10.0.0.1")));
+        moved(&mut c, "10.0.0.1", "10.0.0.2", "10.0.0.2").unwrap();
+        assert!(!c.is_joined(&old, session("10.0.0.1")) && !c.is_joined(&new, session("10.0.0.1")));
+        c.join_from("10.0.0.2", &request()).unwrap();
+        c.leave(session("10.0.0.1"), Some(old));
+        assert!(c.is_joined(&new, session("10.0.0.2")));
     }
 
     #[test]
