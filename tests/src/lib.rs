@@ -1,1 +1,15 @@
-//! Cluster and mount harness; end-to-end, fault, conformance and benchmark programs.
+//! What the end-to-end suites share:
+//!
+//! - [`need`]: what a machine must have for a suite, and skipping out loud where it has not;
+//! - [`programs`]: the programs under test, built once per run;
+//! - [`mount`]: a mounted tree as a child process;
+//! - [`cluster`]: tracker and storage as child processes;
+//! - [`tree`]: making, describing and comparing directory trees.
+//!
+//! The suites themselves are in `tests/`, the benchmark program in `src/bin/`.
+
+pub mod cluster;
+pub mod mount;
+pub mod need;
+pub mod programs;
+pub mod tree;

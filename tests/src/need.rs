@@ -1,0 +1,25 @@
+//! What a suite needs from the machine.
+//!
+//! A suite that cannot run here says so on standard error and ends as passed, unless `FDFS_TESTS_REQUIRE` names what
+//! is missing (`fuse`): CI sets it, so that nothing is skipped there unseen.
+
+use std::path::Path;
+
+/// Whether file systems can be mounted here: root and `/dev/fuse`.
+///
+/// # Panics
+/// When they cannot and `FDFS_TESTS_REQUIRE` contains `fuse`.
+pub fn fuse() -> bool {
+    // SAFETY: a plain system call without arguments.
+    let root = unsafe { libc::geteuid() } == 0;
+    available("fuse", root && Path::new("/dev/fuse").exists(), "root and /dev/fuse")
+}
+
+fn available(name: &str, present: bool, what: &str) -> bool {
+    let required = std::env::var("FDFS_TESTS_REQUIRE").is_ok_and(|r| r.split(',').any(|r| r == name));
+    assert!(present || !required, "FDFS_TESTS_REQUIRE={name}, but this machine lacks {what}");
+    if !present {
+        eprintln!("SKIPPED: needs {what}");
+    }
+    present
+}

@@ -1,0 +1,12 @@
+//! The product as its users meet it: real processes, real mounts, real kills.
+//!
+//! One binary for all suites: they share the harness, and linking once is quicker than many times.
+//! Run alone: `cargo test -p fdfs-tests --test e2e`.
+
+mod cluster;
+mod crash;
+mod dedup;
+mod faults;
+mod interop;
+mod posix;
+mod tree;
