@@ -140,7 +140,7 @@ impl Backend {
         });
         let mut config = StoreConfig::new(&places.cache);
         config.cache_size = settings.cache_size.unwrap_or(0);
-        config.persist = embedded.as_ref().map(Embedded::persist);
+        config.disk = embedded.as_ref().map(Embedded::disk);
         let discarded = index.clone();
         config.discard = Some(Arc::new(move |file_id: &str| {
             if let Err(error) = discarded.discard(file_id) {

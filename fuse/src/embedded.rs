@@ -11,11 +11,9 @@
 //! The ports are chosen by the system at the first start, written to the configurations, and used again as long as
 //! they are free.
 
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -23,7 +21,7 @@ use fdfs_client::{ClientConfig, FileId, GroupName};
 use fdfs_storage::{Storage, StorageConfig};
 use fdfs_tracker::{Tracker, TrackerConfig};
 
-use crate::content::Persist;
+use crate::content::Disk;
 
 /// The one group.
 const GROUP: &str = "group1";
@@ -84,15 +82,10 @@ impl Embedded {
         self.addr
     }
 
-    /// Brings the content of a file ID to the disk of this host: what `fsync` means for this cluster.
-    pub fn persist(&self) -> Persist {
+    /// Its files on this host.
+    pub fn disk(&self) -> Disk {
         let store_path = self.store_path.clone();
-        Arc::new(move |file_id| {
-            let path = path_of(&store_path, file_id)?;
-            File::open(&path)?.sync_all()?;
-            // Its name, too.
-            path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-        })
+        Disk::new(move |file_id| path_of(&store_path, file_id))
     }
 
     /// Stops storage and tracker; everything is saved when this returns.
@@ -117,11 +110,14 @@ impl Drop for Embedded {
 }
 
 /// Where the one store path has a file.
-fn path_of(store_path: &Path, file_id: &str) -> io::Result<PathBuf> {
-    let id: FileId =
-        file_id.parse().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("{file_id}: {e}")))?;
+fn path_of(store_path: &Path, file_id: &str) -> Option<PathBuf> {
+    let id: FileId = file_id.parse().ok()?;
+    // Names of metadata and slots in trunk files are not those of files.
+    if id.group.to_string() != GROUP || id.name.store_path() != 0 || id.name.trunk_slot().is_some() {
+        return None;
+    }
     let (high, low) = id.name.directories();
-    Ok(store_path.join(format!("data/{high:02X}/{low:02X}")).join(id.name.file_part()))
+    Some(store_path.join(format!("data/{high:02X}/{low:02X}")).join(id.name.file_part()))
 }
 
 /// Starts on the port used before, or on another one if that is taken.
@@ -241,7 +237,7 @@ mod tests {
         let first = Embedded::start(&data).unwrap();
         {
             let mut config = StoreConfig::new(tmp.path().join("cache"));
-            config.persist = Some(first.persist());
+            config.disk = Some(first.disk());
             let store = ClusterStore::open(first.client_config().unwrap(), config).unwrap();
             assert!(store.probe().unwrap().free > 0);
             // In memory, in a file, streamed.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fdfs_client::{Client, ClientConfig, Error, ExtName, FileId};
 
+use super::disk::{Disk, LocalRange};
 use super::remote::{Body, Download, Remote};
 use super::store::{Store, StoreConfig};
 use super::{ContentError, Object, Space};
@@ -17,30 +18,31 @@ pub type ClusterStore = Store<Cluster>;
 impl Store<Cluster> {
     /// Opens the store. Connects to nothing yet: [`probe`](Store::probe) tells whether the cluster can be reached.
     pub fn open(client: ClientConfig, config: StoreConfig) -> Result<ClusterStore, ContentError> {
-        Store::over(config, || Cluster { client: Client::new(client), ext: ExtName::NONE })
+        let disk = config.disk.clone();
+        Store::over(config, || Cluster { client: Client::new(client), disk })
     }
 }
 
-/// A FastDFS cluster, through its client.
+/// A FastDFS cluster, through its client, and past it where its files are at hand.
 pub struct Cluster {
     client: Client,
-    ext: ExtName,
+    disk: Option<Disk>,
 }
 
 impl Remote for Cluster {
-    type Download = fdfs_client::Download;
+    type Download = ClusterDownload;
 
     async fn upload(&self, body: Body) -> Result<String, ContentError> {
         let uploaded = match body {
-            Body::Memory(bytes) => self.client.upload_buf(&[bytes], &self.ext).await,
-            Body::File(file, len) => self.client.upload_file(&file, 0..len, &self.ext).await,
+            Body::Memory(bytes) => self.client.upload_buf(&[bytes], &ExtName::NONE).await,
+            Body::File(file, len) => self.client.upload_file(&file, 0..len, &ExtName::NONE).await,
         };
         uploaded.map(|id| id.to_string()).map_err(ContentError::from)
     }
 
     async fn create_appender(&self, file: &Arc<File>, range: Range<u64>) -> Result<String, ContentError> {
         let content = fdfs_client::Content::file(file, range);
-        Ok(self.client.upload_appender(content, &self.ext).await?.to_string())
+        Ok(self.client.upload_appender(content, &ExtName::NONE).await?.to_string())
     }
 
     async fn append(&self, appender: &str, file: &Arc<File>, range: Range<u64>) -> Result<(), ContentError> {
@@ -53,14 +55,22 @@ impl Remote for Cluster {
 
     async fn read(&self, file_id: &str, range: Range<u64>) -> Result<Bytes, ContentError> {
         let len = range.end - range.start;
+        if let Some(mut local) = self.disk.as_ref().and_then(|disk| disk.read(file_id, range.clone())) {
+            let mut bytes = vec![0; len as usize];
+            local.fill(&mut bytes).await?;
+            return Ok(bytes.into());
+        }
         let bytes = self.client.download_buf(&parse(file_id)?, range.start, len).await?;
         if bytes.len() as u64 == len { Ok(bytes) } else { Err(shorter(file_id)) }
     }
 
     async fn download(&self, file_id: &str, range: Range<u64>) -> Result<Self::Download, ContentError> {
+        if let Some(local) = self.disk.as_ref().and_then(|disk| disk.read(file_id, range.clone())) {
+            return Ok(ClusterDownload::Local(local));
+        }
         let len = range.end - range.start;
         let download = self.client.download(&parse(file_id)?, range.start, len).await?;
-        if download.len() == len { Ok(download) } else { Err(shorter(file_id)) }
+        if download.len() == len { Ok(ClusterDownload::Network(Box::new(download))) } else { Err(shorter(file_id)) }
     }
 
     async fn delete(&self, file_id: &str) -> Result<(), ContentError> {
@@ -94,9 +104,20 @@ impl Remote for Cluster {
     }
 }
 
-impl Download for fdfs_client::Download {
+/// A range being received, or read.
+pub enum ClusterDownload {
+    /// From a storage.
+    Network(Box<fdfs_client::Download>),
+    /// From the disk of this host.
+    Local(LocalRange),
+}
+
+impl Download for ClusterDownload {
     async fn fill(&mut self, buf: &mut [u8]) -> Result<(), ContentError> {
-        Ok(self.read_exact(buf).await?)
+        match self {
+            ClusterDownload::Network(download) => Ok(download.read_exact(buf).await?),
+            ClusterDownload::Local(local) => local.fill(buf).await,
+        }
     }
 }
 

@@ -9,9 +9,19 @@
 //! - What a stage holds is lost only when it is dropped without [`Stage::keep`]; no failure of the cluster loses it.
 //! - Nothing here blocks its caller on the network. Only local page-cache work runs on the calling thread.
 //! - Every operation on the cluster ends within a bounded time, with a result or an error.
+//!
+//! | module | job |
+//! |---|---|
+//! | `staging` | content being written, until the cluster has it |
+//! | `reading` | stored content being read: readahead, verification |
+//! | `cache` | stored content on the local disk |
+//! | `remote`, `cluster`, `disk` | the cluster: what is needed of it; over the FastDFS client; past it, where its files are on this host |
+//! | `store` | all of that put together over one runtime |
+//! | [`memory`] | a store in memory, with faults and delays, for tests of the tree |
 
 mod cache;
 mod cluster;
+mod disk;
 mod error;
 mod extents;
 pub mod memory;
@@ -29,10 +39,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use cluster::ClusterStore;
+pub use disk::Disk;
 pub use error::ContentError;
 pub use fdfs_index::Fingerprint;
 pub use staging::Discard;
-pub use store::{Persist, Store, StoreConfig};
+pub use store::{Store, StoreConfig};
 
 /// Called once with the outcome of an operation.
 ///
@@ -170,7 +181,8 @@ pub trait Stage: Send {
     /// Reads up to `len` bytes at `offset`, as of this call: later writes do not show in it.
     fn read(&mut self, offset: u64, len: usize, done: ReadDone);
 
-    /// Whether the content differs from what the stage began with and from its last successful seal.
+    /// Whether the content differs from what the stage began with and from its last successful seal. A seal that
+    /// succeeded counts from when its `done` is called, even before that returns.
     fn dirty(&self) -> bool;
 
     /// Brings the content, as it is at this call, into the cluster; writes that follow do not change what is sealed.

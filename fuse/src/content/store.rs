@@ -1,7 +1,6 @@
 //! The content store of a cluster: staging, reading, cache and clean-up put together over one runtime.
 
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::cache::Cache;
+use super::disk::Disk;
 use super::reading::Readers;
 use super::remote::Remote;
 use super::sizes::Sizes;
@@ -18,9 +18,6 @@ use super::{Callback, ContentError, ContentStore, Kept, Object, Reader, Space, S
 
 /// How old the answer of [`ContentStore::space`] may get before a new one is fetched.
 const SPACE_LIFETIME: Duration = Duration::from_secs(5);
-
-/// Makes acknowledged content durable on its storage, given its file ID. May block.
-pub type Persist = Arc<dyn Fn(&str) -> io::Result<()> + Send + Sync>;
 
 /// What a content store is made with.
 #[derive(Clone)]
@@ -39,8 +36,8 @@ pub struct StoreConfig {
     pub discard: Option<Discard>,
     /// At what sizes things are done differently.
     pub(crate) sizes: Sizes,
-    /// How `fsync` reaches the disks of the cluster; `None` where there is no way.
-    pub persist: Option<Persist>,
+    /// The files of the cluster, if they are on this host: they are read directly then, and `fsync` reaches the disk.
+    pub disk: Option<Disk>,
 }
 
 impl StoreConfig {
@@ -54,7 +51,7 @@ impl StoreConfig {
             threads: 2,
             discard: None,
             sizes: Sizes::default(),
-            persist: None,
+            disk: None,
         }
     }
 }
@@ -64,7 +61,7 @@ pub struct Store<R: Remote> {
     staging: Arc<Staging<R>>,
     readers: Arc<Readers<R>>,
     cache: Option<Arc<Cache>>,
-    persist: Option<Persist>,
+    disk: Option<Disk>,
     space: Arc<Mutex<SpaceState>>,
     /// `None` once closed.
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
@@ -103,7 +100,7 @@ impl<R: Remote> Store<R> {
             staging,
             readers,
             cache,
-            persist: config.persist,
+            disk: config.disk,
             space: Arc::default(),
             runtime: Mutex::new(Some(runtime)),
         };
@@ -145,9 +142,9 @@ impl<R: Remote> Store<R> {
     pub fn close(&self) {
         if let Some(runtime) = self.runtime.lock().take() {
             runtime.shutdown_timeout(Duration::from_secs(5));
-        }
-        if let Some(cache) = &self.cache {
-            cache.close();
+            if let Some(cache) = &self.cache {
+                cache.close();
+            }
         }
     }
 }
@@ -203,12 +200,12 @@ impl<R: Remote> ContentStore for Store<R> {
     }
 
     fn persist(&self, file_id: &str, done: Callback<Result<bool, ContentError>>) {
-        let (persist, file_id) = (self.persist.clone(), file_id.to_owned());
+        let file_id = file_id.to_owned();
         let runtime = self.readers.runtime();
-        match persist {
+        match self.disk.clone() {
             None => drop(runtime.spawn(async move { done(Ok(false)) })),
-            Some(persist) => drop(runtime.spawn_blocking(move || {
-                let synced = persist(&file_id).map(|()| true);
+            Some(disk) => drop(runtime.spawn_blocking(move || {
+                let synced = disk.persist(&file_id).map(|()| true);
                 done(synced.map_err(|e| ContentError::Local { path: file_id.into(), source: Arc::new(e) }));
             })),
         }

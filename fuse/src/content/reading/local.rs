@@ -49,7 +49,7 @@ pub(crate) fn read(
 }
 
 /// Fills `buf` if that needs no disk.
-fn read_cached(file: &File, buf: &mut [u8], offset: u64) -> bool {
+pub(crate) fn read_cached(file: &File, buf: &mut [u8], offset: u64) -> bool {
     let Ok(mut at) = libc::off_t::try_from(offset) else { return false };
     let mut done = 0;
     while done < buf.len() {

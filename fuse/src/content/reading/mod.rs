@@ -20,6 +20,8 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+pub(crate) use self::local::read_cached;
+
 use self::buffers::Buffers;
 use self::small::Small;
 use self::stream::Stream;

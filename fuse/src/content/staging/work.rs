@@ -14,8 +14,20 @@ use crate::content::{ContentError, Fingerprint, Known, Sealed, Stored};
 /// Pieces in which stored content is fetched into a staging file.
 const FETCH: u64 = 1 << 20;
 
+/// Lets the stage start another task if this one ends by a panic (of a callback, say).
+struct Running<'a, R: Remote>(&'a Core<R>);
+
+impl<R: Remote> Drop for Running<'_, R> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.state.lock().working = false;
+        }
+    }
+}
+
 /// Does what there is to do for a stage, then ends.
 pub(crate) async fn run<R: Remote>(core: Arc<Core<R>>) {
+    let _running = Running(&core);
     loop {
         let next = core.state.lock().next(&core.staging.sizes);
         match next {
