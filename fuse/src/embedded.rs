@@ -301,6 +301,46 @@ mod tests {
     }
 
     #[test]
+    fn without_the_cluster_seals_fail_and_what_was_staged_is_stored_when_it_is_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let data = tmp.path().join("data");
+        let first = Embedded::start(&data).unwrap();
+        let client = first.client_config().unwrap();
+        let contents = [bytes(1000, 1), bytes(12 << 20, 2)];
+        let (kept, known) = {
+            let store = ClusterStore::open(client.clone(), StoreConfig::new(tmp.path().join("cache"))).unwrap();
+            let mut stages: Vec<_> = contents.iter().map(|_| store.stage(None, 0).unwrap()).collect();
+            let mut known = store.stage(None, 0).unwrap();
+            known.write(0, b"stored before").unwrap();
+            let known = object(&seal(&mut *known));
+            first.stop();
+            let mut kept = Vec::new();
+            for (stage, content) in stages.iter_mut().zip(&contents) {
+                stage.write(0, content).unwrap();
+                let failed = wait(|done| stage.seal(Box::new(|_, _| false), done));
+                assert!(matches!(failed, Err(ContentError::Unreachable(_))), "{failed:?}");
+                assert!(stage.dirty());
+                kept.push(stage.keep().unwrap());
+            }
+            let unread = read(&*store.open(&known), 0, 10);
+            assert!(matches!(unread, Err(ContentError::Unreachable(_))), "{unread:?}");
+            (kept, known)
+        };
+        // Another process, with the cluster back.
+        let second = Embedded::start(&data).unwrap();
+        let store =
+            ClusterStore::open(second.client_config().unwrap(), StoreConfig::new(tmp.path().join("cache"))).unwrap();
+        store.sweep(&kept).unwrap();
+        for (kept, content) in kept.iter().zip(&contents) {
+            let mut stage = store.recover(kept).unwrap();
+            let stored = seal(&mut *stage);
+            assert!(read_all(&store, &object(&stored)) == *content);
+        }
+        assert_eq!(read_all(&store, &known), b"stored before");
+        assert_eq!(std::fs::read_dir(tmp.path().join("cache/staging")).unwrap().count(), 0);
+    }
+
+    #[test]
     fn taken_ports_are_replaced() {
         let tmp = tempfile::tempdir().unwrap();
         let first = Embedded::start(tmp.path()).unwrap();
