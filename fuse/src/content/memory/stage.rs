@@ -36,6 +36,15 @@ impl Content {
         }
         Ok(self.data)
     }
+
+    /// Takes what shows of the base from an earlier state of the same content, sealed meanwhile: the base may be deleted.
+    fn rest_on(&mut self, sealed: &[u8]) {
+        for gap in self.own.gaps(0..self.visible) {
+            let gap = gap.start as usize..gap.end as usize;
+            self.data[gap.clone()].copy_from_slice(&sealed[gap]);
+        }
+        (self.base, self.visible) = (None, 0);
+    }
 }
 
 type SealRequest = (Content, u64, Known, Callback<Result<Sealed, ContentError>>);
@@ -71,6 +80,18 @@ impl Shared {
     }
 }
 
+impl StageState {
+    fn rest_on(&mut self, shared: &Shared, sealed: &[u8]) {
+        self.content.rest_on(sealed);
+        self.queue.iter_mut().for_each(|(content, ..)| content.rest_on(sealed));
+        if let Some(path) = &self.kept
+            && let Some(kept) = shared.state.lock().kept.get_mut(path)
+        {
+            kept.rest_on(sealed);
+        }
+    }
+}
+
 /// Carries out the seals of one stage, one after the other.
 fn seal_next(shared: Arc<Shared>, state: Arc<Mutex<StageState>>) {
     let (content, version, known, done, clean) = {
@@ -84,10 +105,15 @@ fn seal_next(shared: Arc<Shared>, state: Arc<Mutex<StageState>>) {
     let job = {
         let (shared, state) = (shared.clone(), state.clone());
         move || {
-            let outcome = if clean { Ok(Sealed::Unchanged) } else { seal_one(&shared, content, known) };
-            if outcome.is_ok() {
-                state.lock().clean = Some(version);
-            }
+            let outcome = if clean { Ok((Sealed::Unchanged, Vec::new())) } else { seal_one(&shared, content, known) };
+            let outcome = outcome.map(|(sealed, bytes)| {
+                let mut state = state.lock();
+                state.clean = Some(version);
+                if !clean {
+                    state.rest_on(&shared, &bytes);
+                }
+                sealed
+            });
             done(outcome);
             seal_next(shared, state);
         }
@@ -95,17 +121,20 @@ fn seal_next(shared: Arc<Shared>, state: Arc<Mutex<StageState>>) {
     shared.submit(Op::Upload, Box::new(job));
 }
 
-fn seal_one(shared: &Shared, content: Content, known: Known) -> Result<Sealed, ContentError> {
+/// Also the bytes that were sealed.
+fn seal_one(shared: &Shared, content: Content, known: Known) -> Result<(Sealed, Vec<u8>), ContentError> {
     if content.data.is_empty() {
-        return Ok(Sealed::Empty);
+        return Ok((Sealed::Empty, Vec::new()));
     }
     let bytes = content.whole(shared)?;
     let (fingerprint, size) = (Fingerprint::of(&bytes), bytes.len() as u64);
     if known(&fingerprint, size) {
-        return Ok(Sealed::Known { fingerprint, size });
+        return Ok((Sealed::Known { fingerprint, size }, bytes));
     }
     shared.attempt(Op::Upload)?;
-    Ok(Sealed::Stored(shared.store(Arc::new(bytes))))
+    let bytes = Arc::new(bytes);
+    let stored = shared.store(bytes.clone());
+    Ok((Sealed::Stored(stored), bytes.to_vec()))
 }
 
 /// A length of content as a length of memory.
