@@ -279,9 +279,10 @@ impl Cluster {
     /// Beats and reports until something ends the session.
     async fn converse(&self, index: usize, link: &mut Link) -> End {
         let mut reported = Reported { stat: None, applied: 0 };
+        // Taken before the clock starts: the first tick, which comes at once, is the first beat.
+        let (mut beat_at, mut disk_at) = (Instant::now(), Instant::now());
         let mut ticks = interval(Duration::from_secs(1).min(self.config.heart_beat_interval));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut beat_at, mut disk_at) = (Instant::now(), Instant::now());
         loop {
             let now = ticks.tick().await;
             let round = async {
