@@ -16,8 +16,8 @@ fn rounds() -> u64 {
     std::env::var("FDFS_CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
 }
 
-/// What a closed file must contain, as seed and length.
-type Closed = Mutex<HashMap<PathBuf, (u64, usize)>>;
+/// What a closed file may contain, as seeds and lengths: more than one while a rename over it is not yet durable.
+type Closed = Mutex<HashMap<PathBuf, Vec<(u64, usize)>>>;
 
 fn content(seed: u64, len: usize) -> Vec<u8> {
     Random(seed).bytes(len)
@@ -27,6 +27,8 @@ fn content(seed: u64, len: usize) -> Vec<u8> {
 fn load(dir: &std::path::Path, seed: u64, closed: &Closed, stop: &AtomicBool) {
     let mut random = Random(seed);
     let mut mine: Vec<PathBuf> = Vec::new();
+    // Renamed since the last close: made durable by the next one, since the index commits in order.
+    let mut renamed: Vec<PathBuf> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let seed = random.next_u64();
         let len = match random.below(20) {
@@ -45,27 +47,38 @@ fn load(dir: &std::path::Path, seed: u64, closed: &Closed, stop: &AtomicBool) {
                 }
             }
             1 if !mine.is_empty() => {
-                // Replaced by rename: afterwards the old or the new content, never a mixture; expected is only what
-                // was acknowledged.
+                // Replaced by rename: afterwards the old or the new content, never a mixture.
                 let victim = mine[random.below(mine.len() as u64) as usize].clone();
                 let tmp = dir.join("tmp");
-                if fs::write(&tmp, content(seed, len)).is_err() {
+                if write_and_close(&tmp, &content(seed, len)).is_err() {
                     return;
                 }
-                closed.lock().unwrap().remove(&victim);
+                settle(&mut renamed, closed);
+                closed.lock().unwrap().entry(victim.clone()).or_default().push((seed, len));
                 if fs::rename(&tmp, &victim).is_err() {
                     return;
                 }
-                closed.lock().unwrap().insert(victim, (seed, len));
+                renamed.push(victim);
             }
             _ => {
                 // fs::write ignores what close reports; a failure of close must not count as closed.
                 if write_and_close(&path, &content(seed, len)).is_err() {
                     return;
                 }
-                closed.lock().unwrap().insert(path.clone(), (seed, len));
+                settle(&mut renamed, closed);
+                closed.lock().unwrap().insert(path.clone(), vec![(seed, len)]);
                 mine.push(path);
             }
+        }
+    }
+}
+
+/// What was renamed before a close that has succeeded has only its last content.
+fn settle(renamed: &mut Vec<PathBuf>, closed: &Closed) {
+    let mut closed = closed.lock().unwrap();
+    for path in renamed.drain(..) {
+        if let Some(versions) = closed.get_mut(&path) {
+            versions.drain(..versions.len() - 1);
         }
     }
 }
@@ -110,9 +123,12 @@ fn everything_closed_before_a_kill_is_there_after_it() {
         });
         check_index(&data);
         let mount = Mount::embedded(&point, &data).unwrap();
-        for (path, (seed, len)) in closed.lock().unwrap().iter() {
-            let found = fs::read(path).unwrap_or_else(|e| panic!("round {round}: {} is lost: {e}", path.display()));
-            assert!(found == content(*seed, *len), "round {round}: {} has other content", path.display());
+        for (path, versions) in closed.lock().unwrap().iter_mut() {
+            let found = fs::read(path).unwrap_or_else(|e| panic!("round {round}: {path:?} {versions:?} is lost: {e}"));
+            let found = versions.iter().position(|(seed, len)| found == content(*seed, *len));
+            let found = found.unwrap_or_else(|| panic!("round {round}: {path:?} is none of {versions:?}"));
+            // What this mount has found is committed: it is the only one possible from here on.
+            *versions = vec![versions[found]];
         }
         mount.unmount().unwrap();
         check_index(&data);
