@@ -119,6 +119,10 @@ pub fn run<W: Workload>(
     mut at_edge: impl FnMut(Edge) -> Result<()>,
 ) -> Result<Outcome> {
     let threads = plan.threads.clamp(1, lanes.len().max(1));
+    // Without a warm-up the first operations already count, so what they cost must count as well.
+    if plan.warmup.is_zero() {
+        at_edge(Edge::Begin)?;
+    }
     let begin = Instant::now() + plan.warmup;
     let (report, reports) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -156,8 +160,10 @@ pub fn run<W: Workload>(
             }
             Ok(())
         };
-        join(Some(begin))?;
-        at_edge(Edge::Begin)?;
+        if !plan.warmup.is_zero() {
+            join(Some(begin))?;
+            at_edge(Edge::Begin)?;
+        }
         if let Until::Elapsed(duration) = plan.until {
             join(Some(begin + duration))?;
             at_edge(Edge::End)?;
