@@ -21,11 +21,21 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // To the terminal: a process in the background has let go of it, and then this goes nowhere.
-            eprintln!("fdfs-mount: {error:#}");
-            tracing::error!("{error:#}");
+            let text = describe(&error);
+            eprintln!("fdfs-mount: {text}");
+            tracing::error!("{text}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The causes of an error, without those that the text before them has told already.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
 }
 
 fn start(cli: Cli) -> Result<ExitCode> {

@@ -13,6 +13,9 @@ use crate::tree::Tree;
 /// How long files may stay in use after a signal has ended the mount; then they are cut off.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long an unmount from outside takes to end the session, unless files are in use.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How far the kernel reads ahead of a sequential reader.
 const READ_AHEAD_KIB: u32 = 4096;
 
@@ -59,15 +62,17 @@ fn run(
     tracing::info!("mounted on {shown}");
     starting.ready().context("cannot let go of the terminal")?;
 
-    let mut deadline = None;
-    let mut detached = false;
+    // After a signal: when those who still use the mount are cut off.
+    let mut deadline: Option<Instant> = None;
+    // After the mount has left the table without our doing: when that is worth a word. Mostly the end follows at once.
+    let mut notice: Option<Instant> = None;
+    let mut noticed = false;
     loop {
-        match events.next(deadline).context("cannot wait for events")? {
+        let until = deadline.into_iter().chain(notice).min();
+        match events.next(until).context("cannot wait for events")? {
             Event::Ended => {
                 let result = session.join();
                 tracing::info!("{shown} is unmounted");
-                // Nothing is left that could be unmounted.
-                drop(mounted);
                 return result.context("the FUSE session has failed");
             }
             Event::Signal(_) if deadline.is_some() => {
@@ -80,17 +85,20 @@ fn run(
                 match mounted.unmount() {
                     Ok(Unmounted::Gone) => {}
                     Ok(Unmounted::Detached) => {
-                        detached = true;
                         tracing::warn!("{shown} is busy: detached; files in use are cut off in {} s", GRACE.as_secs());
                     }
                     Err(error) => tracing::error!("{error:#}"),
                 }
             }
-            Event::Mounts if !detached && !mounted.attached() => {
-                detached = true;
-                tracing::info!("{shown} was detached; it is served until the last open file is closed");
+            Event::Mounts if deadline.is_none() && !noticed && !mounted.attached() => {
+                noticed = true;
+                notice = Some(Instant::now() + SOON);
             }
             Event::Mounts => {}
+            Event::Timeout if deadline.is_none_or(|deadline| deadline > Instant::now()) => {
+                notice = None;
+                tracing::info!("{shown} was detached while in use; it is served until the last open file is closed");
+            }
             Event::Timeout => {
                 tracing::warn!("files on {shown} are still in use: they are cut off");
                 return Ok(());

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fdfs_index::{Attr, FileKind, Timestamp};
 use fuser::{Errno, FileAttr, FileType, INodeNo, OpenFlags, TimeOrNow};
 
-use crate::tree::{Access, SetTime, TreeError};
+use crate::tree::{Access, Allocate, SetTime, TreeError};
 
 /// The errno of an error, which is logged here if it is a fault.
 pub(super) fn errno(operation: &'static str, error: &TreeError) -> Errno {
@@ -106,6 +106,22 @@ pub(super) fn unprivileged(uid: u32) -> bool {
     uid != 0
 }
 
+/// What the mode of fallocate(2) asks for; `None`: nothing that is offered here.
+pub(super) fn allocate(mode: i32) -> Option<Allocate> {
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+    const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const ZERO_AND_KEEP: i32 = ZERO | KEEP;
+    match mode {
+        0 => Some(Allocate::Extend),
+        KEEP => Some(Allocate::KeepSize),
+        PUNCH => Some(Allocate::PunchHole),
+        ZERO => Some(Allocate::ZeroRange { keep_size: false }),
+        ZERO_AND_KEEP => Some(Allocate::ZeroRange { keep_size: true }),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +154,14 @@ mod tests {
         let a = access(OpenFlags(libc::O_WRONLY | libc::O_TRUNC), 1000);
         assert!(!a.read && a.write && a.truncate && a.kill_suid);
         assert!(!access(OpenFlags(libc::O_RDONLY), 1).write);
+    }
+
+    #[test]
+    fn modes_of_fallocate() {
+        assert_eq!(allocate(0), Some(Allocate::Extend));
+        assert_eq!(allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE), Some(Allocate::PunchHole));
+        assert_eq!(allocate(libc::FALLOC_FL_PUNCH_HOLE), None);
+        assert_eq!(allocate(libc::FALLOC_FL_COLLAPSE_RANGE), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! pages until it drops them itself: nothing changes behind its back, and nothing has to be invalidated.
 
 mod convert;
+mod replies;
 mod requests;
 mod session;
 

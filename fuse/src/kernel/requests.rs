@@ -5,24 +5,19 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use fdfs_index::{Attr, Ino, RenameMode, XattrMode};
+use fdfs_index::{Ino, RenameMode, XattrMode};
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{access, errno, file_attr, file_kind, file_type, set_time, unprivileged};
-use crate::tree::{Allocate, Caller, Changes, Core, Fh, Result, Seek, Statistics, TreeError, Written};
-
-/// How long the kernel may believe what it is told: as long as it likes. See the [module](super).
-const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// Inode numbers are never used again, so there is one generation.
-const GENERATION: Generation = Generation(0);
+use super::convert::{access, allocate, errno, file_attr, file_kind, file_type, set_time, unprivileged};
+use super::replies::{FOREVER, GENERATION, absent, keep_cache, reply_attr, reply_empty, reply_entry, reply_xattr};
+use crate::tree::{Caller, Changes, Core, Fh, Result, Seek, Statistics, TreeError, Written};
 
 /// Largest write the kernel sends in one request, and largest read it asks for.
 const MAX_WRITE: u32 = 1 << 20;
@@ -70,61 +65,6 @@ fn fh(handle: FileHandle) -> Fh {
 
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid() }
-}
-
-fn reply_entry(operation: &'static str, result: Result<Attr>, reply: ReplyEntry) {
-    match result {
-        Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
-        Err(error) => reply.error(errno(operation, &error)),
-    }
-}
-
-fn reply_attr(operation: &'static str, result: Result<Attr>, reply: ReplyAttr) {
-    match result {
-        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
-        Err(error) => reply.error(errno(operation, &error)),
-    }
-}
-
-fn reply_empty(operation: &'static str, result: Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(operation, &error)),
-    }
-}
-
-/// The answer "there is no such name", which the kernel remembers: an entry that leads to inode 0.
-fn absent() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-fn keep_cache(flushes: bool) -> FopenFlags {
-    if flushes { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH }
-}
-
-fn reply_xattr(operation: &'static str, result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(operation, &error)),
-    }
 }
 
 impl Filesystem for Requests {
@@ -465,22 +405,38 @@ impl Filesystem for Requests {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
-        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE;
-        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
-        let what = if mode == 0 {
-            Allocate::Extend
-        } else if mode == KEEP {
-            Allocate::KeepSize
-        } else if mode == PUNCH | KEEP {
-            Allocate::PunchHole
-        } else if mode & !KEEP == ZERO {
-            Allocate::ZeroRange { keep_size: mode & KEEP != 0 }
-        } else {
-            return reply.error(Errno::EOPNOTSUPP);
-        };
+        let Some(what) = allocate(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let kill_suid = unprivileged(request.uid());
         reply_empty("fallocate", self.tree.fallocate(fh(handle), offset, length, what, kill_suid), reply);
+    }
+
+    // Every program that wonders whether it writes to a terminal asks.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    // Files are always ready: after this answer, the kernel says so itself.
+    fn poll(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn lseek(&self, _request: &Request, number: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -510,7 +466,7 @@ impl Filesystem for Requests {
         reply: ReplyWrite,
     ) {
         // The answer has 32 bits.
-        let len = len.min(u64::from(u32::MAX & !4095));
+        let len = len.min(u64::from(!4095u32));
         let done = Box::new(move |result: Result<u64>| match result {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(errno("copy_file_range", &error)),

@@ -62,10 +62,21 @@ pub(crate) fn without_suid(mode: u32) -> u32 {
 
 impl Core {
     /// The attributes of an inode.
+    ///
+    /// The look into the table of inodes in use comes first, and the index is read under the lock of the inode: else, with
+    /// changes being handed over to the index between the two, the answer could be older than what was answered before,
+    /// and the kernel would keep it.
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        let Some(inode) = self.open.get(ino) else { return Ok(self.index.getattr(ino)?) };
+        let state = inode.lock();
         let mut attr = self.index.getattr(ino)?;
-        self.open.overlay(&mut attr);
+        state.overlay(&mut attr);
         Ok(attr)
+    }
+
+    /// The same for attributes that the index has just given, which only for regular files may be out of date.
+    pub(crate) fn refreshed(&self, attr: Attr) -> Result<Attr> {
+        if attr.kind == FileKind::Regular { self.getattr(attr.ino) } else { Ok(attr) }
     }
 
     /// Changes attributes. A new size through a handle is part of what that handle writes, stored when it is closed;
@@ -113,37 +124,45 @@ impl Core {
     }
 
     fn resize(self: &Arc<Self>, ino: Ino, size: u64, changes: Changes, done: Done<Attr>) {
-        let outcome = self.open.enter(&self.index, ino, |_| ()).and_then(|(inode, ())| {
-            let mut state = inode.lock();
-            let changed = self.resize_open(&inode, &mut state, size, &changes)?;
-            Ok((inode.clone(), changed))
-        });
-        let (inode, changed) = match outcome {
-            Ok(done) => done,
+        // Counted as a handle, so that the inode stays in use while its lock is not held.
+        let inode = match self.open.enter(&self.index, ino, |state| state.handles += 1) {
+            Ok((inode, ())) => inode,
             Err(error) => return done(Err(error)),
         };
+        let resized = self.resize_open(&inode, &mut inode.lock(), size, &changes);
         // The times that came along (`O_TRUNC` of some kernels, `utimensat`) win over those of the change.
         let rest = Changes { size: None, ..changes };
-        if rest.mode.or(rest.uid).or(rest.gid).is_some() || rest.atime.is_some() || rest.mtime.is_some() {
-            if let Err(error) = self.set_plain(ino, &rest) {
-                return done(Err(error));
+        let others = rest.mode.or(rest.uid).or(rest.gid).is_some() || rest.atime.is_some() || rest.mtime.is_some();
+        let resized = resized.and_then(|changed| {
+            if others {
+                self.set_plain(ino, &rest)?;
             }
-        }
+            Ok(changed)
+        });
         let mut state = inode.lock();
-        if changed && changes.fh.is_none() && state.dirty() && !self.doomed(ino) {
-            // Storing changes nothing that these show.
-            let attr = self.index.getattr(ino).map(|mut attr| {
-                state.overlay(&mut attr);
-                attr
-            });
-            let answer: Done<()> = Box::new(move |stored| done(stored.and(attr.map_err(TreeError::from))));
-            let settled = self.store_now(&inode, &mut state, Some(answer));
-            drop(state);
-            self.settle(&inode, settled);
-        } else {
-            drop(state);
-            self.open.leave(&inode);
-            done(self.getattr(ino));
+        let attr = resized.and_then(|changed| {
+            let mut attr = self.index.getattr(ino)?;
+            state.overlay(&mut attr);
+            Ok((changed, attr))
+        });
+        let mut settled = Vec::new();
+        let answer = match attr {
+            Ok((true, attr)) if changes.fh.is_none() && state.dirty() && attr.nlink > 0 => {
+                // Storing changes nothing that these attributes show.
+                let stored: Done<()> = Box::new(move |stored| done(stored.map(|()| attr)));
+                settled = self.store_now(&inode, &mut state, Some(stored));
+                None
+            }
+            Ok((_, attr)) => Some((done, Ok(attr))),
+            Err(error) => Some((done, Err(error))),
+        };
+        state.handles -= 1;
+        self.abandon_if_lost(&inode, &mut state);
+        drop(state);
+        self.settle(&inode, settled);
+        self.open.leave(&inode);
+        if let Some((done, attr)) = answer {
+            done(attr);
         }
     }
 

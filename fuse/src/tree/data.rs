@@ -7,11 +7,12 @@ use fdfs_index::{Attr, FileKind, Ino, NewInode, Timestamp};
 use parking_lot::Mutex;
 
 use super::error::{Result, TreeError};
+use super::extension;
 use super::handle::{Fh, FileHandle, OpenReader};
 use super::inode::{Body, OpenInode, State, object};
 use super::names::Caller;
 use super::{Atime, Core};
-use crate::content::Reader;
+use crate::content::ContentError;
 
 /// The attribute that Linux keeps file capabilities in; they are lost with every change of the content.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
@@ -64,7 +65,7 @@ impl Core {
             FileKind::Directory => return Err(TreeError::IsDirectory),
             _ => return Err(TreeError::Invalid("only regular files are opened here")),
         }
-        let opened = self.open_known(ino, access)?;
+        let opened = self.open_known(ino, access, None)?;
         if access.truncate {
             let handle = self.handles.file(opened.fh)?;
             let mut state = handle.inode.lock();
@@ -83,14 +84,21 @@ impl Core {
         let (uid, gid, mode) = self.ownership(dir, FileKind::Regular, mode, caller)?;
         let new = NewInode { kind: FileKind::Regular, mode, uid, gid, rdev: 0, target: None };
         let attr = self.index.create(dir, name, &new, Timestamp::now())?;
-        let opened = self.open_known(attr.ino, access)?;
+        let opened = self.open_known(attr.ino, access, Some(name))?;
         Ok((attr, opened))
     }
 
-    fn open_known(&self, ino: Ino, access: Access) -> Result<Opened> {
+    /// Opens a regular file; `new` is the name it was just created with.
+    fn open_known(&self, ino: Ino, access: Access, new: Option<&[u8]>) -> Result<Opened> {
         let (inode, ()) = self.open.enter(&self.index, ino, |state| {
             state.handles += 1;
             state.writers += usize::from(access.write);
+            if let Some(name) = new {
+                state.without_capability = true;
+                state.extension = extension::of_name(name);
+                // Its creation: closing a file that was never written waits for that.
+                state.queued += 1;
+            }
         })?;
         let atime_settled = access.no_atime || self.options.read_only || self.options.atime == Atime::Never;
         let fh = self.handles.add_file(FileHandle {
@@ -127,16 +135,11 @@ impl Core {
         state.writers -= usize::from(handle.writable);
         let mut settled = Vec::new();
         let mut retired = None;
-        if state.dirty() {
-            if self.doomed(inode.ino) {
-                if state.handles == 0 {
-                    self.abandon(inode.ino, &mut state);
-                }
-            } else if state.writers == 0 && !state.seals.failing() {
-                settled = self.store_now(inode, &mut state, None);
-            }
-        } else {
+        self.abandon_if_lost(inode, &mut state);
+        if !state.dirty() {
             retired = self.retire_clean(&mut state);
+        } else if state.writers == 0 && !state.seals.failing() && !self.doomed(inode.ino) {
+            settled = self.store_now(inode, &mut state, None);
         }
         drop(state);
         self.drop_retired(retired);
@@ -162,16 +165,25 @@ impl Core {
     {
         let mut state = handle.inode.lock();
         if let Body::Staged(staged) = &mut state.body {
-            staged.stage.read(offset, len, Box::new(move |result| done(result.map_err(TreeError::from))));
+            let base = staged.base.clone();
+            let done = move |result: std::result::Result<&[u8], ContentError>| {
+                done(result.map_err(TreeError::from));
+                drop(base);
+            };
+            staged.stage.read(offset, len, Box::new(done));
             drop(state);
             return self.mark_read(handle);
         }
         let reader = self.reader(handle, &state, offset, len);
         drop(state);
         match reader {
-            Ok(Some((reader, len))) => {
+            Ok(Some((OpenReader { reader, pin, .. }, len))) => {
                 self.mark_read(handle);
-                reader.read(offset, len, Box::new(move |result| done(result.map_err(TreeError::from))));
+                let done = move |result: std::result::Result<&[u8], ContentError>| {
+                    done(result.map_err(TreeError::from));
+                    drop(pin);
+                };
+                reader.read(offset, len, Box::new(done));
             }
             Ok(None) => {
                 self.mark_read(handle);
@@ -188,7 +200,7 @@ impl Core {
         state: &State,
         offset: u64,
         len: usize,
-    ) -> Result<Option<(Arc<dyn Reader>, usize)>> {
+    ) -> Result<Option<(OpenReader, usize)>> {
         let (content, size) = match &state.body {
             Body::Copying { source, covered, .. } => (source.clone(), *covered),
             Body::Index | Body::Staged(_) => match self.index.content(handle.inode.ino)? {
@@ -208,11 +220,11 @@ impl Core {
         if let Some(known) = &*open
             && known.content == content.id
         {
-            return Ok(Some((known.reader.clone(), len)));
+            return Ok(Some((known.clone(), len)));
         }
-        let pin = self.pins.pin(&content.file_id);
-        let reader: Arc<dyn Reader> = Arc::from(self.store.open(&object(&content)));
-        *open = Some(OpenReader { content: content.id, reader: reader.clone(), _pin: pin });
+        let pin = Arc::new(self.pins.pin(&content.file_id));
+        let reader = OpenReader { content: content.id, reader: Arc::from(self.store.open(&object(&content))), pin };
+        *open = Some(reader.clone());
         Ok(Some((reader, len)))
     }
 

@@ -32,10 +32,11 @@ pub(crate) struct FileHandle {
 }
 
 /// A reader of one content, which cannot be deleted meanwhile.
+#[derive(Clone)]
 pub(crate) struct OpenReader {
     pub(crate) content: ContentId,
     pub(crate) reader: Arc<dyn Reader>,
-    pub(crate) _pin: Pin,
+    pub(crate) pin: Arc<Pin>,
 }
 
 /// An open directory.

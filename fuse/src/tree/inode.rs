@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::error::Result;
 use super::pins::Pin;
 use super::seal::Seals;
-use crate::content::{Object, Stage};
+use crate::content::{ExtName, Object, Stage};
 
 /// Where the bytes of an open inode are.
 pub(crate) enum Body {
@@ -41,8 +41,8 @@ pub(crate) enum Body {
 pub(crate) struct Staged {
     /// The local data.
     pub(crate) stage: Box<dyn Stage>,
-    /// The content that shows through it.
-    pub(crate) _base: Option<Pin>,
+    /// Keeps the content that shows through it. Reads under way have their own share, since they may outlive the stage.
+    pub(crate) base: Option<Arc<Pin>>,
     /// Whether the index has a row for it, since [`Stage::keep`].
     pub(crate) kept: bool,
     /// Whether it ever had: then the local file goes only after the commit of what replaced it.
@@ -51,12 +51,12 @@ pub(crate) struct Staged {
 
 impl Staged {
     pub(crate) fn new(stage: Box<dyn Stage>, base: Option<Pin>) -> Staged {
-        Staged { stage, _base: base, kept: false, was_kept: false }
+        Staged { stage, base: base.map(Arc::new), kept: false, was_kept: false }
     }
 
     /// One that an earlier process kept.
-    pub(crate) fn recovered(stage: Box<dyn Stage>) -> Staged {
-        Staged { stage, _base: None, kept: true, was_kept: true }
+    pub(crate) fn recovered(stage: Box<dyn Stage>, base: Option<Pin>) -> Staged {
+        Staged { stage, base: base.map(Arc::new), kept: true, was_kept: true }
     }
 }
 
@@ -96,6 +96,8 @@ pub(crate) struct State {
     pub(crate) durable: Option<Arc<str>>,
     /// Whether `security.capability` is known to be absent, so that writes need not look.
     pub(crate) without_capability: bool,
+    /// The extension that its file ID shall have.
+    pub(crate) extension: ExtName,
     /// Whether the retry worker has this inode in its list.
     pub(crate) retrying: bool,
 }
@@ -163,6 +165,7 @@ impl OpenInode {
             queued: 0,
             durable: None,
             without_capability: false,
+            extension: ExtName::NONE,
             retrying: false,
         };
         OpenInode { ino, _hold: hold, committed: Arc::default(), state: Mutex::new(state) }
@@ -212,13 +215,6 @@ impl OpenTable {
         };
         // Dropped outside the lock: the last hold of an orphan releases its content.
         drop(removed);
-    }
-
-    /// Corrects attributes that come from the index.
-    pub(crate) fn overlay(&self, attr: &mut Attr) {
-        if let Some(inode) = self.get(attr.ino) {
-            inode.state.lock().overlay(attr);
-        }
     }
 
     /// All inodes in use, as of now.

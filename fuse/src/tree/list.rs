@@ -59,10 +59,8 @@ impl Core {
             if cookie > horizon {
                 return false;
             }
-            let mut attr = *attr;
-            if attr.kind == FileKind::Regular {
-                self.open.overlay(&mut attr);
-            }
+            // One that has just been removed is still part of this listing.
+            let attr = self.refreshed(*attr).unwrap_or(*attr);
             take(Entry { offset: cookie, name, attr: &attr })
         })?;
         Ok(())

@@ -16,6 +16,7 @@ mod attr;
 mod copy;
 mod data;
 mod error;
+mod extension;
 mod extent;
 mod garbage;
 mod handle;

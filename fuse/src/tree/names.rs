@@ -19,14 +19,13 @@ pub struct Caller {
 impl Core {
     /// The inode that `name` in `dir` leads to.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr> {
-        let mut attr = match name {
+        let attr = match name {
             // Asked for by the kernel when it finds its way back from a number alone (NFS, `open_by_handle_at`).
             b"." => self.index.getattr(dir)?,
             b".." => self.index.getattr(self.index.parent(dir)?)?,
             _ => self.index.lookup(dir, name)?,
         };
-        self.open.overlay(&mut attr);
-        Ok(attr)
+        self.refreshed(attr)
     }
 
     /// Owner, group and mode of something new in `dir`. A directory with set-group-ID passes its group on, and to
@@ -87,9 +86,8 @@ impl Core {
     /// Gives a file one more name.
     pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr> {
         self.writable()?;
-        let mut attr = self.index.link(ino, dir, name, Timestamp::now())?;
-        self.open.overlay(&mut attr);
-        Ok(attr)
+        let attr = self.index.link(ino, dir, name, Timestamp::now())?;
+        self.refreshed(attr)
     }
 
     /// Removes a name of anything but a directory.
@@ -123,11 +121,7 @@ impl Core {
             return;
         }
         let Some(inode) = self.open.get(attr.ino) else { return };
-        let mut state = inode.lock();
-        if state.handles == 0 && state.dirty() {
-            self.abandon(attr.ino, &mut state);
-        }
-        drop(state);
+        self.abandon_if_lost(&inode, &mut inode.lock());
         self.open.leave(&inode);
     }
 }

@@ -122,9 +122,11 @@ impl Core {
                 }
                 Err(error) => return Err(error.into()),
             };
+            // What shows through it is, as a rule, the content that the file still has.
+            let base = self.index.content(row.ino)?.map(|content| self.pins.pin(&content.file_id));
             let times = super::inode::Times { mtime: attr.mtime, ctime: attr.ctime };
             let (inode, ()) = self.open.enter(&self.index, row.ino, |state| {
-                state.body = Body::Staged(Staged::recovered(stage));
+                state.body = Body::Staged(Staged::recovered(stage, base));
                 state.changed(Timestamp::now());
                 state.times = Some(times);
                 state.retrying = true;

@@ -13,6 +13,7 @@ use fdfs_index::{Ino, NewContent, SetAttr, StagedRow};
 
 use super::Core;
 use super::error::{Done, Result, TreeError};
+use super::extension;
 use super::handle::Fh;
 use super::inode::{Body, OpenInode, Staged, State, Times, object};
 use crate::content::{ContentError, Fingerprint, Sealed};
@@ -79,7 +80,8 @@ pub(crate) struct Retired {
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 impl Core {
-    /// `close` of one descriptor of a handle: what the handle has written gets into the cluster and the index.
+    /// `close` of one descriptor of a handle: what the handle has written (if only a new, empty file) gets into the
+    /// cluster and the index.
     pub fn flush(self: &Arc<Self>, fh: Fh, done: Done<()>) {
         let handle = match self.handles.file(fh) {
             Ok(handle) => handle,
@@ -93,7 +95,7 @@ impl Core {
             let settled = self.request(inode, &mut state, Some(Waiter { promise: Promise::Committed, done }));
             drop(state);
             self.settle(inode, settled);
-        } else if wrote > 0 && state.queued > inode.committed.load(Ordering::Acquire) {
+        } else if handle.writable && state.queued > inode.committed.load(Ordering::Acquire) {
             let queued = state.queued;
             drop(state);
             self.when_committed(inode, queued, vec![Waiter { promise: Promise::Committed, done }], None);
@@ -336,7 +338,9 @@ impl Core {
 
     /// Replaces whatever the inode holds by nothing at all, staged.
     pub(crate) fn stage_nothing(&self, ino: Ino, state: &mut State) -> Result<()> {
-        let stage = self.store.stage(None, 0)?;
+        self.learn_extension(ino, state);
+        let mut stage = self.store.stage(None, 0)?;
+        stage.set_extension(state.extension);
         self.unkeep(ino, state);
         if let Body::Staged(old) = std::mem::replace(&mut state.body, Body::Staged(Staged::new(stage, None))) {
             old.stage.discard();
@@ -355,8 +359,11 @@ impl Core {
     }
 
     /// Gives up all unsaved changes of an inode that has lost its last name and its last handle.
-    pub(crate) fn abandon(&self, ino: Ino, state: &mut State) {
-        self.unkeep(ino, state);
+    pub(crate) fn abandon_if_lost(&self, inode: &OpenInode, state: &mut State) {
+        if state.handles > 0 || !state.dirty() || !self.doomed(inode.ino) {
+            return;
+        }
+        self.unkeep(inode.ino, state);
         state.attached = state.version;
         state.times = None;
         if let Body::Staged(staged) = std::mem::replace(&mut state.body, Body::Index) {
@@ -375,8 +382,13 @@ impl Core {
                     if waiters.is_empty() {
                         tracing::debug!(ino = inode.ino.0, "not stored yet: {error}");
                     }
-                    for waiter in waiters {
-                        (waiter.done)(Err(error.clone()));
+                    if !waiters.is_empty() {
+                        // Not before the index has committed where the data is kept: the caller may die now.
+                        self.index.on_commit(Box::new(move |_| {
+                            for waiter in waiters {
+                                (waiter.done)(Err(error.clone()));
+                            }
+                        }));
                     }
                 }
                 Ok(()) => {
@@ -444,6 +456,15 @@ impl Core {
         );
     }
 
+    /// Of a file that was not created here, the extension is that of the content it had.
+    fn learn_extension(&self, ino: Ino, state: &mut State) {
+        if state.extension.is_empty()
+            && let Ok(Some(content)) = self.index.content(ino)
+        {
+            state.extension = extension::of_file_id(&content.file_id);
+        }
+    }
+
     /// The stage of the inode, made if there is none: a view of the content it has now.
     pub(crate) fn staged<'a>(&self, ino: Ino, state: &'a mut State) -> Result<&'a mut Staged> {
         let made = match &state.body {
@@ -459,7 +480,9 @@ impl Core {
                 Some(Staged::new(stage, Some(self.pins.pin(&source.file_id))))
             }
         };
-        if let Some(staged) = made {
+        if let Some(mut staged) = made {
+            self.learn_extension(ino, state);
+            staged.stage.set_extension(state.extension);
             state.body = Body::Staged(staged);
         }
         match &mut state.body {
@@ -470,25 +493,40 @@ impl Core {
 
     /// Stores every unsaved change and waits for it; the number of files where that failed.
     pub(crate) fn store_all(self: &Arc<Self>) -> usize {
+        // First the end of what is under way: it may fail for a cause that is gone by now, and what it stores of a file
+        // that was removed meanwhile must yet become garbage.
+        self.wait_for_each(|_, state, waiter| {
+            if state.seals.running() {
+                state.seals.waiting.push(waiter);
+            }
+            Vec::new()
+        });
+        let failed = self.wait_for_each(|inode, state, waiter| {
+            if state.dirty() && !self.doomed(inode.ino) { self.request(inode, state, Some(waiter)) } else { Vec::new() }
+        });
+        for (ino, error) in &failed {
+            tracing::error!(ino = ino.0, "not stored, kept for the next mount: {error}");
+        }
+        failed.len()
+    }
+
+    /// Has `ask` place a waiter with each inode in use, and waits for the answers: the failures. A waiter that is dropped
+    /// is not waited for.
+    fn wait_for_each(
+        self: &Arc<Self>,
+        ask: impl Fn(&Arc<OpenInode>, &mut State, Waiter) -> Vec<Settled>,
+    ) -> Vec<(Ino, TreeError)> {
         let (send, receive) = mpsc::channel();
         for inode in self.open.all() {
-            let mut state = inode.lock();
-            if !state.dirty() || self.doomed(inode.ino) {
-                continue;
-            }
             let (send, ino) = (send.clone(), inode.ino);
             let done: Done<()> = Box::new(move |result| {
                 // The receiver waits for all senders.
                 let _ = send.send((ino, result));
             });
-            let settled = self.store_now(&inode, &mut state, Some(done));
-            drop(state);
+            let settled = ask(&inode, &mut inode.lock(), Waiter { promise: Promise::Committed, done });
             self.settle(&inode, settled);
         }
         drop(send);
-        let failed = receive.iter().filter_map(|(ino, result)| Some((ino, result.err()?)));
-        failed
-            .inspect(|(ino, error)| tracing::error!(ino = ino.0, "not stored, kept for the next mount: {error}"))
-            .count()
+        receive.iter().filter_map(|(ino, result)| Some((ino, result.err()?))).collect()
     }
 }

@@ -2,6 +2,10 @@
 //! local disk, over restarts. Names, attributes and contents must be the model's after every step that shows them, times
 //! must survive a restart, and the store must hold exactly what is referred to.
 
+// A failed unwrap is a failed test.
+#![allow(clippy::unwrap_used)]
+
+mod compare;
 mod harness;
 mod model;
 
@@ -51,7 +55,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn behaves_as_the_model(ops in prop::collection::vec(op(), 1..120)) {

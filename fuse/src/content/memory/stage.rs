@@ -84,10 +84,11 @@ impl StageState {
     fn rest_on(&mut self, shared: &Shared, sealed: &[u8]) {
         self.content.rest_on(sealed);
         self.queue.iter_mut().for_each(|(content, ..)| content.rest_on(sealed));
+        // What was kept may be older than what was sealed.
         if let Some(path) = &self.kept
             && let Some(kept) = shared.state.lock().kept.get_mut(path)
         {
-            kept.rest_on(sealed);
+            *kept = self.content.clone();
         }
     }
 }
