@@ -32,17 +32,22 @@ pub struct Cluster {
 impl Remote for Cluster {
     type Download = ClusterDownload;
 
-    async fn upload(&self, body: Body) -> Result<String, ContentError> {
+    async fn upload(&self, body: Body, extension: &ExtName) -> Result<String, ContentError> {
         let uploaded = match body {
-            Body::Memory(bytes) => self.client.upload_buf(&[bytes], &ExtName::NONE).await,
-            Body::File(file, len) => self.client.upload_file(&file, 0..len, &ExtName::NONE).await,
+            Body::Memory(bytes) => self.client.upload_buf(&[bytes], extension).await,
+            Body::File(file, len) => self.client.upload_file(&file, 0..len, extension).await,
         };
         uploaded.map(|id| id.to_string()).map_err(ContentError::from)
     }
 
-    async fn create_appender(&self, file: &Arc<File>, range: Range<u64>) -> Result<String, ContentError> {
+    async fn create_appender(
+        &self,
+        file: &Arc<File>,
+        range: Range<u64>,
+        extension: &ExtName,
+    ) -> Result<String, ContentError> {
         let content = fdfs_client::Content::file(file, range);
-        Ok(self.client.upload_appender(content, &ExtName::NONE).await?.to_string())
+        Ok(self.client.upload_appender(content, extension).await?.to_string())
     }
 
     async fn append(&self, appender: &str, file: &Arc<File>, range: Range<u64>) -> Result<(), ContentError> {

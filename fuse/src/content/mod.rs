@@ -42,6 +42,7 @@ pub use cluster::ClusterStore;
 pub use disk::Disk;
 pub use error::ContentError;
 pub use fdfs_index::Fingerprint;
+pub use fdfs_protocol::ExtName;
 pub use staging::Discard;
 pub use store::{Store, StoreConfig};
 
@@ -166,6 +167,12 @@ pub trait ContentStore: Send + Sync + 'static {
 pub trait Stage: Send {
     /// Length of the content in bytes.
     fn size(&self) -> u64;
+
+    /// The extension that the file ID shall have: web servers choose the content type by it. A hint; known content
+    /// keeps the file ID it has.
+    fn set_extension(&mut self, extension: ExtName) {
+        let _ = extension;
+    }
 
     /// Writes `data` at `offset`; beyond the end, the gap reads as zeros.
     ///

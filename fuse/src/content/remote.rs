@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{ContentError, Object, Space};
+use super::{ContentError, ExtName, Object, Space};
 
 /// What is uploaded.
 #[derive(Debug, Clone)]
@@ -26,13 +26,14 @@ pub trait Remote: Send + Sync + 'static {
     type Download: Download;
 
     /// Stores a file; its file ID.
-    fn upload(&self, body: Body) -> impl Future<Output = Result<String, ContentError>> + Send;
+    fn upload(&self, body: Body, extension: &ExtName) -> impl Future<Output = Result<String, ContentError>> + Send;
 
     /// Begins an appender with a part of a file; its file ID.
     fn create_appender(
         &self,
         file: &Arc<File>,
         range: Range<u64>,
+        extension: &ExtName,
     ) -> impl Future<Output = Result<String, ContentError>> + Send;
 
     /// Adds a part of a file to an appender. After an error it is not known how much was added.

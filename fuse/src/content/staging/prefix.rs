@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Discard;
 use super::files::{APPENDER, StageFile};
 use crate::content::remote::Remote;
-use crate::content::{ContentError, Fingerprint};
+use crate::content::{ContentError, ExtName, Fingerprint};
 
 /// Files are read for hashing in pieces that stay in the cache of a core.
 const PIECE: usize = 256 << 10;
@@ -74,11 +74,12 @@ impl Prefix {
         remote: &R,
         file: &Arc<StageFile>,
         end: u64,
+        extension: &ExtName,
     ) -> Result<(), ContentError> {
         let source: &Arc<File> = file.file();
         if appender.is_none() {
             let sent = end.min(MOST_PER_REQUEST);
-            let file_id = remote.create_appender(source, 0..sent).await?;
+            let file_id = remote.create_appender(source, 0..sent, extension).await?;
             let note = Note::write(file.path(), &file_id);
             *appender = Some(Appender { file_id, sent, note });
         }
@@ -96,9 +97,10 @@ impl Prefix {
         remote: &R,
         file: &Arc<StageFile>,
         end: u64,
+        extension: &ExtName,
     ) -> (Result<(), ContentError>, Result<(), ContentError>) {
         let mut appender = self.appender.take();
-        let outcome = tokio::join!(self.hash(file, end), Self::stream(&mut appender, remote, file, end));
+        let outcome = tokio::join!(self.hash(file, end), Self::stream(&mut appender, remote, file, end, extension));
         self.appender = appender;
         outcome
     }

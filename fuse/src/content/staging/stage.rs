@@ -16,7 +16,7 @@ use super::work;
 use crate::content::reading::ObjectReader;
 use crate::content::remote::Remote;
 use crate::content::sizes::Sizes;
-use crate::content::{Callback, ContentError, Kept, Known, Object, ReadDone, Sealed, Stage};
+use crate::content::{Callback, ContentError, ExtName, Kept, Known, Object, ReadDone, Sealed, Stage};
 
 pub(crate) struct Core<R: Remote> {
     pub(crate) staging: Arc<Staging<R>>,
@@ -39,6 +39,7 @@ pub(crate) struct State {
     pub(crate) working: bool,
     pub(crate) ahead: Ahead,
     kept: Option<Record>,
+    extension: ExtName,
 }
 
 /// What is being done ahead of the seal.
@@ -173,6 +174,11 @@ impl<R: Remote> Core<R> {
         }
     }
 
+    /// The extension that what is stored from now on gets.
+    pub(crate) fn extension(&self) -> ExtName {
+        self.state.lock().extension
+    }
+
     /// Fetches a part of the stored content below.
     pub(crate) async fn fetch(&self, object: &Object, offset: u64, buf: &mut [u8]) -> Result<(), ContentError> {
         // A stage has one base for all its life, so one reader serves every part of it.
@@ -209,6 +215,7 @@ pub(crate) fn begin<R: Remote>(
         working: false,
         ahead: Ahead::default(),
         kept,
+        extension: ExtName::NONE,
     };
     Box::new(ClusterStage(Arc::new(Core { staging, state: Mutex::new(state), base: OnceLock::new() })))
 }
@@ -218,6 +225,10 @@ struct ClusterStage<R: Remote>(Arc<Core<R>>);
 impl<R: Remote> Stage for ClusterStage<R> {
     fn size(&self) -> u64 {
         self.0.state.lock().image.size
+    }
+
+    fn set_extension(&mut self, extension: ExtName) {
+        self.0.state.lock().extension = extension;
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), ContentError> {

@@ -74,7 +74,7 @@ async fn ahead<R: Remote>(core: &Core<R>, file: &Arc<StageFile>, end: u64, first
         let _ = prefix.hash(file, end).await;
         return;
     }
-    let (_, streamed) = prefix.both(&*core.staging.remote, file, end).await;
+    let (_, streamed) = prefix.both(&*core.staging.remote, file, end, &core.extension()).await;
     if let Err(error) = streamed {
         tracing::info!(%error, "streaming given up; the file will be uploaded when it is closed");
         prefix.abandon(&core.staging.discard);
@@ -104,7 +104,7 @@ async fn seal_buffer<R: Remote>(core: &Core<R>, buffer: &Arc<Buffer>, known: Kno
         return Ok(Sealed::Known { fingerprint, size });
     }
     let body = Body::Memory(Bytes::from_owner(Sent(buffer.clone())));
-    let file_id = core.staging.remote.upload(body).await?;
+    let file_id = core.staging.remote.upload(body, &core.extension()).await?;
     Ok(Sealed::Stored(Stored { file_id, fingerprint, size }))
 }
 
@@ -126,7 +126,7 @@ async fn seal_file<R: Remote>(
 ) -> Result<Sealed, ContentError> {
     let staging = &core.staging;
     if prefix.streaming() {
-        let (hashed, streamed) = prefix.both(&*staging.remote, file, size).await;
+        let (hashed, streamed) = prefix.both(&*staging.remote, file, size, &core.extension()).await;
         if let Err(error) = streamed {
             prefix.abandon(&staging.discard);
             // Another attempt would double the time that a close takes with the cluster gone.
@@ -146,7 +146,7 @@ async fn seal_file<R: Remote>(
     let file_id = match prefix.finish(&*staging.remote, &staging.discard).await {
         Some(Ok(file_id)) => file_id,
         Some(Err(error @ ContentError::Timeout(_))) => return Err(error),
-        Some(Err(_)) | None => staging.remote.upload(Body::File(file.file().clone(), size)).await?,
+        Some(Err(_)) | None => staging.remote.upload(Body::File(file.file().clone(), size), &core.extension()).await?,
     };
     Ok(Sealed::Stored(Stored { file_id, fingerprint, size }))
 }

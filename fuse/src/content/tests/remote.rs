@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::content::remote::{Body, Download, Remote};
-use crate::content::{ContentError, Fingerprint, Object, Space, Stored};
+use crate::content::{ContentError, ExtName, Fingerprint, Object, Space, Stored};
 
 /// What happens to the next operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn slice(file: &File, range: Range<u64>) -> Result<Vec<u8>, ContentError> {
 impl Remote for TestRemote {
     type Download = TestDownload;
 
-    async fn upload(&self, body: Body) -> Result<String, ContentError> {
+    async fn upload(&self, body: Body, _: &ExtName) -> Result<String, ContentError> {
         let fate = self.fate(true).await;
         let bytes = match body {
             Body::Memory(bytes) => bytes.to_vec(),
@@ -124,7 +124,7 @@ impl Remote for TestRemote {
         Ok(name)
     }
 
-    async fn create_appender(&self, file: &Arc<File>, range: Range<u64>) -> Result<String, ContentError> {
+    async fn create_appender(&self, file: &Arc<File>, range: Range<u64>, _: &ExtName) -> Result<String, ContentError> {
         let fate = self.fate(true).await;
         if matches!(fate, Fate::Refused | Fate::Lost) {
             return Err(failed());
