@@ -179,9 +179,18 @@ fn await_mounted(point: &Path, wanted: bool, mut child: Option<&mut Child>) -> R
 
 fn unmount(point: &Path, flags: i32) -> Result<()> {
     let path = CString::new(point.as_os_str().as_bytes())?;
-    // SAFETY: the path is a valid C string.
-    if unsafe { libc::umount2(path.as_ptr(), flags) } != 0 {
-        return Err(std::io::Error::last_os_error()).with_context(|| format!("umount {}", point.display()));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // SAFETY: the path is a valid C string.
+        if unsafe { libc::umount2(path.as_ptr(), flags) } == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::ResourceBusy || Instant::now() > deadline {
+            return Err(error).with_context(|| format!("umount {}", point.display()));
+        }
+        // A process that another test is starting has, between fork and exec, all our files open; nothing tells when
+        // it lets go of them.
+        std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
 }
