@@ -1,8 +1,10 @@
 //! What a mount needs below the tree: its directories, the index, the cluster and the content store over it.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,8 +62,8 @@ struct Claim {
 }
 
 impl Claim {
-    fn on(dir: &Path) -> Result<Claim> {
-        let path = dir.join("mount.lock");
+    fn on(dir: &Path, what: &str) -> Result<Claim> {
+        let path = dir.join(format!("{what}.lock"));
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -78,6 +80,19 @@ impl Claim {
         }
         Err(error).with_context(|| format!("cannot lock {}", path.display()))
     }
+}
+
+/// A tenth of the free space, but not more than 10 GiB.
+fn default_cache_size(dir: &Path) -> u64 {
+    const MOST: u64 = 10 << 30;
+    let free = CString::new(dir.as_os_str().as_bytes()).ok().and_then(|path| {
+        // SAFETY: all-zero is a valid statvfs; the path is NUL-terminated, and both outlive the call.
+        unsafe {
+            let mut space: libc::statvfs = std::mem::zeroed();
+            (libc::statvfs(path.as_ptr(), &mut space) == 0).then(|| space.f_bavail.saturating_mul(space.f_frsize))
+        }
+    });
+    free.map_or(MOST, |free| (free / 10).min(MOST))
 }
 
 /// Everything below the tree, running.
@@ -120,11 +135,11 @@ impl Backend {
             error => anyhow!("cannot open the index {}: {error}", places.index.display()),
         })?;
         let index = Arc::new(index);
-        let mut claims = vec![Claim::on(&places.cache)?];
+        let mut claims = vec![Claim::on(&places.cache, "cache")?];
         let embedded = match &client {
             Some(_) => None,
             None => {
-                claims.push(Claim::on(&places.home)?);
+                claims.push(Claim::on(&places.home, "cluster")?);
                 Some(Embedded::start(&places.home)?)
             }
         };
@@ -139,7 +154,11 @@ impl Backend {
             format!("http://{host}/")
         });
         let mut config = StoreConfig::new(&places.cache);
-        config.cache_size = settings.cache_size.unwrap_or(0);
+        config.cache_size = settings.cache_size.unwrap_or_else(|| match &embedded {
+            // Its files are on this host, a copy would gain nothing.
+            Some(_) => 0,
+            None => default_cache_size(&places.cache),
+        });
         config.disk = embedded.as_ref().map(Embedded::disk);
         let discarded = index.clone();
         config.discard = Some(Arc::new(move |file_id: &str| {
@@ -180,9 +199,10 @@ mod tests {
     #[test]
     fn a_directory_is_claimed_once() {
         let dir = tempfile::tempdir().unwrap();
-        let claim = Claim::on(dir.path()).unwrap();
-        assert!(Claim::on(dir.path()).unwrap_err().to_string().contains("in use"));
+        let claim = Claim::on(dir.path(), "x").unwrap();
+        assert!(Claim::on(dir.path(), "x").unwrap_err().to_string().contains("in use"));
+        Claim::on(dir.path(), "y").unwrap();
         drop(claim);
-        Claim::on(dir.path()).unwrap();
+        Claim::on(dir.path(), "x").unwrap();
     }
 }

@@ -37,7 +37,13 @@ FastDFS client can fetch it by that file ID.";
 
 /// Mounts a FastDFS cluster, or one of its own that it starts, as an ordinary directory.
 #[derive(Debug, Parser)]
-#[command(name = "fdfs-mount", version, about, after_help = EXAMPLES, max_term_width = 120)]
+#[command(
+    name = "fdfs-mount",
+    version,
+    about = "Mounts a FastDFS cluster, or one of its own that it starts, as an ordinary directory.",
+    override_usage = "fdfs-mount [OPTIONS] [SOURCE] MOUNTPOINT",
+    after_help = EXAMPLES
+)]
 pub struct Cli {
     /// What to mount, as fstab has it: HOST:PORT of a tracker, or any word (a label for the mount table)
     #[arg(value_name = "SOURCE", hide = true)]
@@ -76,7 +82,8 @@ pub struct Cli {
     /// Where written data is staged and read data cached [default: cache, beside the index]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// Most bytes in the cache, such as 10G
+    /// Most bytes in the cache, such as 10G; 0 for none [default: a tenth of the free space, at most 10G; none for the
+    /// embedded cluster, whose files are here anyway]
     #[arg(long, value_name = "SIZE")]
     cache_size: Option<Size>,
     /// The index: names and attributes of the mounted tree [default: index.db in the data directory; for a cluster, in
