@@ -124,9 +124,8 @@ impl Core {
     }
 
     fn resize(self: &Arc<Self>, ino: Ino, size: u64, changes: Changes, done: Done<Attr>) {
-        // Counted as a handle, so that the inode stays in use while its lock is not held.
-        let inode = match self.open.enter(&self.index, ino, |state| state.handles += 1) {
-            Ok((inode, ())) => inode,
+        let inode = match self.open.enter(&self.index, ino) {
+            Ok(inode) => inode,
             Err(error) => return done(Err(error)),
         };
         let resized = self.resize_open(&inode, &mut inode.lock(), size, &changes);
@@ -156,11 +155,11 @@ impl Core {
             Ok((_, attr)) => Some((done, Ok(attr))),
             Err(error) => Some((done, Err(error))),
         };
-        state.handles -= 1;
-        self.abandon_if_lost(&inode, &mut state);
         drop(state);
         self.settle(&inode, settled);
         self.open.leave(&inode);
+        self.abandon_if_lost(&inode, &mut inode.lock());
+        self.open.forget_idle(&inode);
         if let Some((done, attr)) = answer {
             done(attr);
         }

@@ -90,8 +90,9 @@ impl Core {
 
     /// Opens a regular file; `new` is the name it was just created with.
     fn open_known(&self, ino: Ino, access: Access, new: Option<&[u8]>) -> Result<Opened> {
-        let (inode, ()) = self.open.enter(&self.index, ino, |state| {
-            state.handles += 1;
+        let inode = self.open.enter(&self.index, ino)?;
+        if access.write || new.is_some() {
+            let mut state = inode.lock();
             state.writers += usize::from(access.write);
             if let Some(name) = new {
                 state.without_capability = true;
@@ -99,7 +100,7 @@ impl Core {
                 // Its creation: closing a file that was never written waits for that.
                 state.queued += 1;
             }
-        })?;
+        }
         let atime_settled = access.no_atime || self.options.read_only || self.options.atime == Atime::Never;
         let fh = self.handles.add_file(FileHandle {
             inode,
@@ -130,8 +131,8 @@ impl Core {
     pub fn release(self: &Arc<Self>, fh: Fh) {
         let Some(handle) = self.handles.remove_file(fh) else { return };
         let inode = &handle.inode;
+        self.open.leave(inode);
         let mut state = inode.lock();
-        state.handles -= 1;
         state.writers -= usize::from(handle.writable);
         let mut settled = Vec::new();
         let mut retired = None;
@@ -144,7 +145,7 @@ impl Core {
         drop(state);
         self.drop_retired(retired);
         self.settle(inode, settled);
-        self.open.leave(inode);
+        self.open.forget_idle(inode);
     }
 
     /// Reads up to `len` bytes at `offset`; fewer at the end of the file. `done` is called once, possibly before this

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use fdfs_index::{Attr, Content, Hold, Index, Ino, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
@@ -76,9 +76,7 @@ impl Times {
 
 /// The changing part of an open inode.
 pub(crate) struct State {
-    /// Open handles.
-    pub(crate) handles: usize,
-    /// Those of them that may write.
+    /// Open handles that may write.
     pub(crate) writers: usize,
     pub(crate) body: Body,
     /// Counts changes of the content. 0: none since it was opened.
@@ -135,8 +133,9 @@ impl State {
         self.version
     }
 
+    /// Whether there is nothing that the index does not know.
     fn idle(&self) -> bool {
-        self.handles == 0 && !self.dirty() && !self.seals.running()
+        !self.dirty() && !self.seals.running()
     }
 }
 
@@ -145,6 +144,9 @@ pub(crate) struct OpenInode {
     pub(crate) ino: Ino,
     /// Keeps it alive when its last name goes.
     _hold: Hold,
+    /// How many have entered and not left: open handles, and changes by path under way. Changed under the lock of the
+    /// table.
+    users: AtomicUsize,
     /// How many of the queued changes are known to be committed. Apart from the state, because the index's writer sets it:
     /// that thread must neither wait for an inode nor drop the last hold of one.
     pub(crate) committed: Arc<AtomicU64>,
@@ -154,7 +156,6 @@ pub(crate) struct OpenInode {
 impl OpenInode {
     fn new(ino: Ino, hold: Hold) -> OpenInode {
         let state = State {
-            handles: 0,
             writers: 0,
             body: Body::Index,
             version: 0,
@@ -168,7 +169,13 @@ impl OpenInode {
             extension: ExtName::NONE,
             retrying: false,
         };
-        OpenInode { ino, _hold: hold, committed: Arc::default(), state: Mutex::new(state) }
+        let (users, committed) = (AtomicUsize::new(0), Arc::default());
+        OpenInode { ino, _hold: hold, users, committed, state: Mutex::new(state) }
+    }
+
+    /// Whether anybody uses it.
+    pub(crate) fn used(&self) -> bool {
+        self.users.load(Ordering::Acquire) > 0
     }
 
     /// The state. Stage operations run under this lock: they are local, and the lock is what orders the writes of
@@ -190,26 +197,31 @@ impl OpenTable {
         self.inodes.lock().get(&ino).cloned()
     }
 
-    /// The inode, put to use if it was not, after `with` has changed its state (a handle counted, say, so that it stays).
-    pub(crate) fn enter<T>(
-        &self,
-        index: &Arc<Index>,
-        ino: Ino,
-        with: impl FnOnce(&mut State) -> T,
-    ) -> Result<(Arc<OpenInode>, T)> {
+    /// The inode, put to use if it was not. It stays until [`leave`](Self::leave).
+    pub(crate) fn enter(&self, index: &Arc<Index>, ino: Ino) -> Result<Arc<OpenInode>> {
         // Outside the lock of the table: this may read the database.
         let hold = index.hold(ino)?;
         let mut inodes = self.inodes.lock();
-        let inode = inodes.entry(ino).or_insert_with(|| Arc::new(OpenInode::new(ino, hold))).clone();
-        let value = with(&mut inode.state.lock());
-        Ok((inode, value))
+        let inode = inodes.entry(ino).or_insert_with(|| Arc::new(OpenInode::new(ino, hold)));
+        inode.users.fetch_add(1, Ordering::AcqRel);
+        Ok(inode.clone())
+    }
+
+    /// Ends one use. [`forget_idle`](Self::forget_idle) follows, when what the user has left behind is dealt with.
+    pub(crate) fn leave(&self, inode: &OpenInode) {
+        let _inodes = self.inodes.lock();
+        inode.users.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Forgets an inode that nobody uses and that holds nothing.
-    pub(crate) fn leave(&self, inode: &Arc<OpenInode>) {
+    pub(crate) fn forget_idle(&self, inode: &Arc<OpenInode>) {
+        if inode.used() {
+            return;
+        }
         let removed = {
             let mut inodes = self.inodes.lock();
-            let idle = inode.state.lock().idle();
+            // Nobody can enter now, and without users the lock of the inode is not held for long.
+            let idle = !inode.used() && inode.state.lock().idle();
             let same = inodes.get(&inode.ino).is_some_and(|known| Arc::ptr_eq(known, inode));
             if idle && same { inodes.remove(&inode.ino) } else { None }
         };

@@ -122,6 +122,6 @@ impl Core {
         }
         let Some(inode) = self.open.get(attr.ino) else { return };
         self.abandon_if_lost(&inode, &mut inode.lock());
-        self.open.leave(&inode);
+        self.open.forget_idle(&inode);
     }
 }

@@ -125,12 +125,15 @@ impl Core {
             // What shows through it is, as a rule, the content that the file still has.
             let base = self.index.content(row.ino)?.map(|content| self.pins.pin(&content.file_id));
             let times = super::inode::Times { mtime: attr.mtime, ctime: attr.ctime };
-            let (inode, ()) = self.open.enter(&self.index, row.ino, |state| {
-                state.body = Body::Staged(Staged::recovered(stage, base));
-                state.changed(Timestamp::now());
-                state.times = Some(times);
-                state.retrying = true;
-            })?;
+            let inode = self.open.enter(&self.index, row.ino)?;
+            let mut state = inode.lock();
+            state.body = Body::Staged(Staged::recovered(stage, base));
+            state.changed(Timestamp::now());
+            state.times = Some(times);
+            state.retrying = true;
+            drop(state);
+            // Its unsaved change keeps it in use.
+            self.open.leave(&inode);
             self.retries.add(inode, Duration::ZERO);
         }
         self.store.sweep(&kept)?;

@@ -360,7 +360,7 @@ impl Core {
 
     /// Gives up all unsaved changes of an inode that has lost its last name and its last handle.
     pub(crate) fn abandon_if_lost(&self, inode: &OpenInode, state: &mut State) {
-        if state.handles > 0 || !state.dirty() || !self.doomed(inode.ino) {
+        if inode.used() || !state.dirty() || !self.doomed(inode.ino) {
             return;
         }
         self.unkeep(inode.ino, state);
@@ -403,7 +403,7 @@ impl Core {
                     }
                 }
             }
-            self.open.leave(inode);
+            self.open.forget_idle(inode);
         }
     }
 
