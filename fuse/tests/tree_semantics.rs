@@ -101,7 +101,7 @@ impl Fixture {
         self.tree.getxattr(ino, b"user.fdfs.file_id", |value| String::from_utf8(value.to_vec()).unwrap()).unwrap()
     }
 
-    /// Deletes what nothing refers to, without the worker's help: it may be too early for it.
+    /// Waits until the collector has deleted what nothing refers to.
     fn collected(&self) {
         while self.index.stats().garbage > 0 {
             self.index.sync().unwrap();

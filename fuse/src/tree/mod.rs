@@ -26,6 +26,7 @@ mod names;
 mod pins;
 mod retry;
 mod seal;
+mod stage;
 mod worker;
 mod xattr;
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::Core;
 use super::error::Result;
 use super::inode::{Body, OpenInode, Staged};
-use super::seal::Retired;
+use super::stage::Retired;
 use super::worker::{Control, Worker};
 use crate::content::{ContentError, Kept};
 

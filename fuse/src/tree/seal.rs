@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fdfs_index::{Ino, NewContent, SetAttr, StagedRow};
+use fdfs_index::{Ino, NewContent, SetAttr};
 
 use super::Core;
 use super::error::{Done, Result, TreeError};
-use super::extension;
 use super::handle::Fh;
-use super::inode::{Body, OpenInode, Staged, State, Times, object};
+use super::inode::{OpenInode, State, Times};
+use super::stage::Retired;
 use crate::content::{ContentError, Fingerprint, Sealed};
 
 /// What somebody waits for.
@@ -66,14 +66,6 @@ pub(crate) struct Settled {
     queued: u64,
     retired: Option<Retired>,
     retry: Option<Duration>,
-}
-
-/// A stage that is needed no more.
-#[must_use]
-pub(crate) struct Retired {
-    /// Dropped after the commit, if its data was kept for a restart.
-    after_commit: bool,
-    _staged: Staged,
 }
 
 /// Longest pause between attempts to store data.
@@ -284,91 +276,11 @@ impl Core {
 
     /// The times that the content will have when the index has it: other changes of the inode since the last write may
     /// have moved its `ctime` on.
-    fn settle_times(&self, ino: Ino, state: &mut State) -> Result<Option<Times>> {
+    pub(crate) fn settle_times(&self, ino: Ino, state: &mut State) -> Result<Option<Times>> {
         if let Some(times) = &mut state.times {
             times.ctime = times.ctime.max(self.index.getattr(ino)?.ctime);
         }
         Ok(state.times)
-    }
-
-    /// Makes the staged data survive a restart. Its failure is not the caller's: the data is still here.
-    fn keep(&self, inode: &OpenInode, state: &mut State) {
-        let times = self.settle_times(inode.ino, state).ok().flatten();
-        let Body::Staged(staged) = &mut state.body else { return };
-        let kept = match staged.stage.keep() {
-            Ok(kept) => kept,
-            Err(error) => {
-                return tracing::error!(ino = inode.ino.0, "data that could not be stored is in memory only: {error}");
-            }
-        };
-        let row = StagedRow { ino: inode.ino, path: kept.path, size: kept.size };
-        let mut noted = self.index.stage_put(row);
-        if let (Ok(()), Some(times)) = (&noted, times) {
-            let set = SetAttr { mtime: Some(times.mtime), ctime: Some(times.ctime), ..SetAttr::default() };
-            noted = self.index.setattr(inode.ino, &set).map(drop);
-        }
-        match noted {
-            Ok(()) => (staged.kept, staged.was_kept) = (true, true),
-            Err(error) => {
-                tracing::error!(ino = inode.ino.0, "data that could not be stored is not in the index: {error}")
-            }
-        }
-    }
-
-    /// Forgets that staged data is kept for a restart.
-    fn unkeep(&self, ino: Ino, state: &mut State) {
-        if let Body::Staged(staged) = &mut state.body
-            && std::mem::replace(&mut staged.kept, false)
-            && let Err(error) = self.index.stage_remove(ino)
-        {
-            tracing::warn!(ino = ino.0, "a row of staged data stays behind: {error}");
-        }
-    }
-
-    /// Gives up the stage of a clean inode that nobody writes: its content is where the index says.
-    pub(crate) fn retire_clean(&self, state: &mut State) -> Option<Retired> {
-        if state.dirty() || state.writers > 0 || state.seals.running() || !matches!(state.body, Body::Staged(_)) {
-            return None;
-        }
-        match std::mem::replace(&mut state.body, Body::Index) {
-            Body::Staged(staged) => Some(Retired { after_commit: staged.was_kept, _staged: staged }),
-            Body::Index | Body::Copying { .. } => None,
-        }
-    }
-
-    /// Replaces whatever the inode holds by nothing at all, staged.
-    pub(crate) fn stage_nothing(&self, ino: Ino, state: &mut State) -> Result<()> {
-        self.learn_extension(ino, state);
-        let mut stage = self.store.stage(None, 0)?;
-        stage.set_extension(state.extension);
-        self.unkeep(ino, state);
-        if let Body::Staged(old) = std::mem::replace(&mut state.body, Body::Staged(Staged::new(stage, None))) {
-            old.stage.discard();
-        }
-        Ok(())
-    }
-
-    /// Gives up a stage, after the commit if its data was kept for a restart.
-    pub(crate) fn drop_retired(&self, retired: Option<Retired>) {
-        if let Some(retired) = retired
-            && retired.after_commit
-        {
-            let retries = self.retries.clone();
-            self.index.on_commit(Box::new(move |_| retries.dispose(retired)));
-        }
-    }
-
-    /// Gives up all unsaved changes of an inode that has lost its last name and its last handle.
-    pub(crate) fn abandon_if_lost(&self, inode: &OpenInode, state: &mut State) {
-        if inode.used() || !state.dirty() || !self.doomed(inode.ino) {
-            return;
-        }
-        self.unkeep(inode.ino, state);
-        state.attached = state.version;
-        state.times = None;
-        if let Body::Staged(staged) = std::mem::replace(&mut state.body, Body::Index) {
-            staged.stage.discard();
-        }
     }
 
     /// Answers those who waited for seals that have ended.
@@ -454,41 +366,6 @@ impl Core {
                 Err(error) => answer(waiters, Err(error.into())),
             }),
         );
-    }
-
-    /// Of a file that was not created here, the extension is that of the content it had.
-    fn learn_extension(&self, ino: Ino, state: &mut State) {
-        if state.extension.is_empty()
-            && let Ok(Some(content)) = self.index.content(ino)
-        {
-            state.extension = extension::of_file_id(&content.file_id);
-        }
-    }
-
-    /// The stage of the inode, made if there is none: a view of the content it has now.
-    pub(crate) fn staged<'a>(&self, ino: Ino, state: &'a mut State) -> Result<&'a mut Staged> {
-        let made = match &state.body {
-            Body::Staged(_) => None,
-            Body::Index => {
-                let base = self.index.content(ino)?;
-                let size = base.as_ref().map_or(0, |base| base.size);
-                let stage = self.store.stage(base.as_ref().map(object).as_ref(), size)?;
-                Some(Staged::new(stage, base.map(|base| self.pins.pin(&base.file_id))))
-            }
-            Body::Copying { source, covered, .. } => {
-                let stage = self.store.stage(Some(&object(source)), *covered)?;
-                Some(Staged::new(stage, Some(self.pins.pin(&source.file_id))))
-            }
-        };
-        if let Some(mut staged) = made {
-            self.learn_extension(ino, state);
-            staged.stage.set_extension(state.extension);
-            state.body = Body::Staged(staged);
-        }
-        match &mut state.body {
-            Body::Staged(staged) => Ok(staged),
-            Body::Index | Body::Copying { .. } => Err(TreeError::Invalid("no stage")),
-        }
     }
 
     /// Stores every unsaved change and waits for it; the number of files where that failed.
