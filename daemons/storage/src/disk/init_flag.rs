@@ -3,6 +3,7 @@
 //! Each store path carries a mark, and `.data_init_flag` has a copy of each: disks that were mixed up, or belong to
 //! another storage, are found before anything is written to them.
 
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,14 +22,31 @@ use crate::clock;
 pub struct InitState {
     path: PathBuf,
     flag: Mutex<InitFlag>,
+    /// Held for as long as the storage runs: two would each overwrite what the other knows.
+    _lock: File,
 }
 
+/// Beside the data, not the pid file: C's tools replace that one.
+const LOCK: &str = ".fdfs_storaged.lock";
+
 impl InitState {
-    /// Reads the file below `data`, or begins a new one: this storage has never joined.
+    /// Reads the file below `data`, or begins a new one: this storage has never joined. Keeps other storages away.
     ///
     /// # Errors
-    /// Texts name the file.
+    /// Another storage runs on this directory, or what reading reported; texts name the file.
     pub fn open(data: &Path) -> anyhow::Result<InitState> {
+        let lock_path = data.join(LOCK);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.with_context(|| format!("cannot write {}", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("{} is in use by another storage (is fdfs_storaged, or a mount, running on it?)", data.display())
+            }
+            Err(TryLockError::Error(e)) => {
+                return Err(e).with_context(|| format!("cannot lock {}", lock_path.display()));
+            }
+        }
         let path = data.join(".data_init_flag");
         let flag = match std::fs::read(&path) {
             Ok(text) => InitFlag::parse(&path, &text)
@@ -40,7 +58,7 @@ impl InitState {
             }
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         };
-        Ok(InitState { path, flag: Mutex::new(flag) })
+        Ok(InitState { path, flag: Mutex::new(flag), _lock: lock })
     }
 
     /// A copy of what is known.
@@ -153,6 +171,9 @@ mod tests {
         let joined = state.get().storage_join_time;
         assert!(joined > 0 && !state.get().sync_old_done);
         state.update(|f| f.sync_old_done = true).unwrap();
+        let taken = InitState::open(tmp.path()).unwrap_err().to_string();
+        assert!(taken.contains("in use by another storage"), "{taken}");
+        drop(state);
         let again = InitState::open(tmp.path()).unwrap().get();
         assert!(again.sync_old_done);
         assert_eq!(again.storage_join_time, joined);
@@ -189,6 +210,7 @@ mod tests {
         state.check_marks(&one).unwrap();
         state.mark_paths(&one, ip(), 23000).unwrap();
         assert!(file.exists());
+        drop(state);
         InitState::open(tmp.path()).unwrap().check_marks(&one).unwrap();
     }
 }

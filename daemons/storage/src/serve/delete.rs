@@ -50,7 +50,7 @@ impl Service {
         self.unlink(&place, meta.size).await?;
         self.record(clock::now(), Change::Delete, &name)?;
         self.delete_metadata(&name)?;
-        self.settle(place.index, None, self.dir_to_settle(&place)).await?;
+        self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         Ok(conn.send(&Header::ok(0).encode()).await?)
     }
 

@@ -56,7 +56,7 @@ impl Service {
             (if known { Change::Update } else { Change::Create }, Some(file))
         };
         self.record(clock::now(), change, name)?;
-        self.settle(place.index, file, self.dir_to_settle(place)).await
+        self.settle(place.index, file, self.dir_to_settle(place)?).await
     }
 
     pub(super) async fn get_metadata(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {

@@ -212,10 +212,12 @@ impl Service {
     }
 
     /// The directory a file is in, held open, if somebody will have to sync it.
-    fn dir_to_settle(&self, place: &Place<'_>) -> Option<Arc<OwnedFd>> {
-        self.syncer.as_ref()?;
-        let parent = RelPath::new(place.rel.split().0)?;
-        place.dir().open_dir(&parent).ok().map(Arc::new)
+    fn dir_to_settle(&self, place: &Place<'_>) -> Result<Option<Arc<OwnedFd>>, Status> {
+        if self.syncer.is_none() {
+            return Ok(None);
+        }
+        let parent = RelPath::new(place.rel.split().0).ok_or(Status::EINVAL)?;
+        place.try_on("open the directory of", |p| p.dir().open_dir(&parent)).map(|dir| Some(Arc::new(dir)))
     }
 
     /// Answers with this storage's group and a name.

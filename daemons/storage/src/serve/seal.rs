@@ -63,7 +63,7 @@ impl Service {
             return Err(status.into());
         }
         held.set_sum(None);
-        self.settle(target.index, None, self.dir_to_settle(&target)).await?;
+        self.settle(target.index, None, self.dir_to_settle(&target)?).await?;
         drop(held);
         self.log_rename(note, &old, &new);
         self.answer_name(conn, &new).await

@@ -1,14 +1,13 @@
 //! UPLOAD_SLAVE_FILE: a file named after another one, in the same directory.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
 use fdfs_protocol::binlog::Change;
 use fdfs_protocol::storage::UploadSlaveHead;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
-use super::upload::WHOLE;
 use super::{Done, Note, Place, Refusal, Service, noted, warn_removed};
 use crate::clock;
 use crate::counters::Count;
@@ -39,10 +38,7 @@ impl Service {
             return Err(Status::EEXIST.into());
         }
         self.counters.tried(Count::UploadBytes, head.size);
-        let (file, sum) = match head.size <= WHOLE {
-            true => self.slave_whole(conn, &place, head.size).await?,
-            false => self.slave_stream(conn, &place, head.size).await?,
-        };
+        let (file, sum) = self.receive_slave(conn, &place, head.size).await?;
         self.publish_slave(&place, &name, file).await?;
         place.path.took(head.size);
         // Not only of appenders: QUERY_FILE_INFO computes the checksum of slaves as well. But those are rarely asked.
@@ -53,25 +49,9 @@ impl Service {
         self.answer_name(conn, &name).await
     }
 
-    async fn slave_whole(&self, conn: &mut Conn<'_>, place: &Place<'_>, size: u64) -> Result<(File, Sum), Refusal> {
-        let content = conn.head(size as usize).await?;
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(content);
-        let created = place.dir().create_new(&place.rel);
-        self.counters.count(Count::FileOpen, 1, created.is_ok());
-        let mut file = created.map_err(|e| refused(place, &e))?;
-        let written = file.write_all(content);
-        self.counters.count(Count::FileWrite, 1, written.is_ok());
-        if let Err(e) = written {
-            let status = refused(place, &e);
-            remove(place);
-            return Err(status.into());
-        }
-        conn.consume(size as usize);
-        Ok((file, Sum { hasher, size }))
-    }
-
-    async fn slave_stream(&self, conn: &mut Conn<'_>, place: &Place<'_>, size: u64) -> Result<(File, Sum), Refusal> {
+    /// Unlike that of an ordinary upload, the name can be guessed by everybody: it appears when the file is complete,
+    /// however small that is.
+    async fn receive_slave(&self, conn: &mut Conn<'_>, place: &Place<'_>, size: u64) -> Result<(File, Sum), Refusal> {
         let (parent, file) = place.rel.split();
         let parent = RelPath::new(parent).ok_or(Status::EINVAL)?;
         let file = RelPath::new(file).ok_or(Status::EINVAL)?;
@@ -89,7 +69,11 @@ impl Service {
             remove(place);
             return Err(status.into());
         }
-        if let Err(status) = self.settle(place.index, Some(file), self.dir_to_settle(place)).await {
+        let settled = match self.dir_to_settle(place) {
+            Ok(dir) => self.settle(place.index, Some(file), dir).await,
+            Err(status) => Err(status),
+        };
+        if let Err(status) = settled {
             remove(place);
             let _ = self.record(clock::now(), Change::Delete, name);
             return Err(status.into());
