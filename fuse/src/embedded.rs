@@ -160,7 +160,7 @@ fn remembered_port(conf: &Path) -> u16 {
 }
 
 const HEAD: &str = "# Written by fdfs-mount at each start. To serve this data with a daemon of its own,\n\
-                    # copy this file, and start fdfs-mount with --tracker from then on.\n";
+                    # copy this file, and start fdfs-mount with --tracker, and with --index naming the index.db beside it.\n";
 
 fn tracker_conf(base: &Path, port: u16) -> String {
     format!("{HEAD}bind_addr = 127.0.0.1\nport = {port}\nbase_path = {}\nreserved_storage_space = 1%\n", base.display())

@@ -8,7 +8,7 @@
 //! The lock of the hand-out is held while the table is read: only those who delete wait for it, and two of them reading the
 //! same rows at once would be no faster.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::contents::Want;
@@ -24,7 +24,7 @@ pub(crate) struct Handout {
     next: u64,
     in_flight: HashMap<GarbageId, Arc<str>>,
     /// Given back; first in the next hand-out.
-    failed: Vec<GarbageId>,
+    failed: VecDeque<GarbageId>,
 }
 
 impl Core {
@@ -32,7 +32,9 @@ impl Core {
         self.queue.check_open()?;
         let mut handout = self.garbage.lock();
         let mut answer = Vec::new();
-        while let Some(id) = (answer.len() < limit).then(|| handout.failed.pop()).flatten() {
+        // At most half of a hand-out: what cannot be deleted must not keep everything else from being so.
+        let retried = limit.div_ceil(2).min(handout.failed.len());
+        for id in handout.failed.drain(..retried).collect::<Vec<_>>() {
             if let Some(file_id) = handout.in_flight.get(&id) {
                 answer.push((id, Arc::clone(file_id)));
             }
@@ -83,7 +85,7 @@ impl Core {
         let mut handout = self.garbage.lock();
         for id in failed {
             if handout.in_flight.contains_key(id) && !handout.failed.contains(id) {
-                handout.failed.push(*id);
+                handout.failed.push_back(*id);
             }
         }
     }

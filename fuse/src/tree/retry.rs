@@ -37,8 +37,14 @@ impl Retries {
         }
     }
 
-    /// Has the worker drop a stage.
-    pub(crate) fn dispose(&self, retired: Retired) {
+    /// Has the worker drop a stage, once what replaced it is `committed`.
+    pub(crate) fn dispose(&self, retired: Retired, committed: bool) {
+        if !committed {
+            // The index refers to nothing newer and takes no more changes: after a restart its kept data is all there is,
+            // and dropping the stage would remove that.
+            std::mem::forget(retired);
+            return;
+        }
         let mut state = self.state.lock();
         state.disposed.push(retired);
         if let Some(control) = &state.control {

@@ -328,7 +328,7 @@ impl Core {
                 committed.fetch_max(queued, Ordering::Release);
             }
             if let Some(retired) = retired {
-                retries.dispose(retired);
+                retries.dispose(retired, result.is_ok());
             }
             for waiter in waiters {
                 (waiter.done)(result.clone().map_err(TreeError::from));

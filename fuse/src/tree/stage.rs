@@ -106,7 +106,7 @@ impl Core {
             && retired.after_commit
         {
             let retries = self.retries.clone();
-            self.index.on_commit(Box::new(move |_| retries.dispose(retired)));
+            self.index.on_commit(Box::new(move |result| retries.dispose(retired, result.is_ok())));
         }
     }
 
