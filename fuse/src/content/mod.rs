@@ -192,6 +192,9 @@ pub trait Stage: Send {
     /// succeeded counts from when its `done` is called, even before that returns.
     fn dirty(&self) -> bool;
 
+    /// What the last seal gave has not become the content of the file: the next seal begins anew.
+    fn unsealed(&mut self);
+
     /// Brings the content, as it is at this call, into the cluster; writes that follow do not change what is sealed.
     ///
     /// Seals of one stage run one after the other: `done` of an earlier one returns before a later one begins. The

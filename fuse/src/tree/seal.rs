@@ -14,7 +14,7 @@ use fdfs_index::{Ino, NewContent, SetAttr};
 use super::Core;
 use super::error::{Done, Result, TreeError};
 use super::handle::Fh;
-use super::inode::{OpenInode, State, Times};
+use super::inode::{Body, OpenInode, State, Times};
 use super::stage::Retired;
 use crate::content::{ContentError, Fingerprint, Sealed};
 
@@ -220,6 +220,10 @@ impl Core {
                 retired = self.retire_clean(state);
             }
             Err(_) => {
+                // The upload may have succeeded and only the index refused it: another seal must not call that done.
+                if let Body::Staged(staged) = &mut state.body {
+                    staged.stage.unsealed();
+                }
                 self.keep(inode, state);
                 state.seals.failures += 1;
                 if !std::mem::replace(&mut state.retrying, true) {

@@ -220,6 +220,10 @@ impl Stage for MemoryStage {
         self.shared.submit(Op::Read, Box::new(job));
     }
 
+    fn unsealed(&mut self) {
+        self.state.lock().clean = None;
+    }
+
     fn dirty(&self) -> bool {
         let state = self.state.lock();
         state.clean != Some(state.version)

@@ -303,6 +303,10 @@ impl<R: Remote> Stage for ClusterStage<R> {
         }
     }
 
+    fn unsealed(&mut self) {
+        self.0.state.lock().clean = None;
+    }
+
     fn dirty(&self) -> bool {
         let state = self.0.state.lock();
         state.clean != Some(state.version)

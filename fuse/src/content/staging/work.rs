@@ -193,6 +193,9 @@ async fn complete<R: Remote>(core: &Core<R>, image: &mut Image) -> Result<(), Co
         Arc::make_mut(&mut image.own).insert(gap);
     }
     (image.base, image.visible) = (Base::None, 0);
+    // Under the lock of the stage: a write behind this image goes to the same file, and must not be cut off by a length
+    // that was decided before it.
+    let _writers = core.state.lock();
     if file.file().metadata().map_err(|e| file.error(e))?.len() < size {
         file.set_len(size)?;
     }

@@ -231,6 +231,24 @@ fn a_file_written_in_sequence_is_streamed_and_not_uploaded() {
 }
 
 #[test]
+fn what_nobody_referred_to_is_stored_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let remote = TestRemote::new();
+    let store = store(tmp.path(), &remote, 0);
+    for len in [100, 20_000] {
+        let content = bytes(len, 2);
+        let mut stage = store.stage(None, 0).unwrap();
+        stage.write(0, &content).unwrap();
+        assert!(matches!(begin_seal(&mut *stage).recv().unwrap(), Ok(Sealed::Stored(_))));
+        assert!(matches!(begin_seal(&mut *stage).recv().unwrap(), Ok(Sealed::Unchanged)));
+        stage.unsealed();
+        assert!(stage.dirty());
+        let Ok(Sealed::Stored(stored)) = begin_seal(&mut *stage).recv().unwrap() else { panic!() };
+        assert!(remote.object(&stored) == content);
+    }
+}
+
+#[test]
 fn known_content_is_not_uploaded() {
     let tmp = tempfile::tempdir().unwrap();
     let remote = TestRemote::new();
