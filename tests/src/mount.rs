@@ -194,3 +194,14 @@ fn unmount(point: &Path, flags: i32) -> Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// The extended attribute `name` of a file, as text.
+///
+/// # Panics
+/// If there is none.
+pub fn attribute(path: &Path, name: &str) -> String {
+    let mut buf = [0; 256];
+    let n =
+        rustix::fs::getxattr(path, name, &mut buf).unwrap_or_else(|e| panic!("{} of {}: {e}", name, path.display()));
+    String::from_utf8_lossy(&buf[..n]).into_owned()
+}

@@ -1,24 +1,11 @@
 //! What the mount wrote is an ordinary FastDFS file, for every tool.
 
 use std::fs;
-use std::path::Path;
 
 use fdfs_tests::cluster::Cluster;
-use fdfs_tests::mount::Mount;
+use fdfs_tests::mount::{Mount, attribute};
 use fdfs_tests::tree::Random;
 use fdfs_tests::{need, programs};
-
-fn xattr(path: &Path, name: &str) -> String {
-    use std::ffi::CString;
-    use std::os::unix::ffi::OsStrExt;
-    let (path, name) = (CString::new(path.as_os_str().as_bytes()).unwrap(), CString::new(name).unwrap());
-    let mut buf = vec![0u8; 4096];
-    // SAFETY: valid C strings, and a buffer of the length given.
-    let n = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
-    assert!(n >= 0, "{name:?}: {}", std::io::Error::last_os_error());
-    buf.truncate(n as usize);
-    String::from_utf8(buf).unwrap()
-}
 
 #[test]
 fn a_mounted_file_is_downloaded_by_its_id() {
@@ -33,11 +20,11 @@ fn a_mounted_file_is_downloaded_by_its_id() {
         let path = mount.path().join(name);
         let content = Random(len as u64).bytes(len);
         fs::write(&path, &content).unwrap();
-        let id = xattr(&path, "user.fdfs.file_id");
+        let id = attribute(&path, "user.fdfs.file_id");
         let ext = name.split_once('.').unwrap().1;
         assert!(id.starts_with("group1/M00/") && id.ends_with(ext), "{id}");
-        assert!(xattr(&path, "user.fdfs.url").ends_with(&id));
-        assert_eq!(xattr(&path, "user.fdfs.fingerprint").len(), 64);
+        assert!(attribute(&path, "user.fdfs.url").ends_with(&id));
+        assert_eq!(attribute(&path, "user.fdfs.fingerprint").len(), 64);
         let fetched = dir.path().join("fetched");
         let status = programs::command("fdfs_download_file").arg(&conf).arg(&id).arg(&fetched).status().unwrap();
         assert!(status.success());

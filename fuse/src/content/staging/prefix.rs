@@ -124,6 +124,16 @@ impl Prefix {
         }
     }
 
+    /// Deletes the appender, if there is one, before it returns: whoever stores what is there already sees at once that
+    /// it takes no room. What cannot be deleted now is discarded like any other. The hash stays.
+    pub(crate) async fn withdraw<R: Remote>(&mut self, remote: &R, discard: &Discard) {
+        let Some(appender) = self.appender.take() else { return };
+        match remote.delete(&appender.file_id).await {
+            Ok(()) => appender.note.remove(),
+            Err(_) => appender.abandon(discard),
+        }
+    }
+
     /// Gives the appender up, if there is one. The hash stays.
     pub(crate) fn abandon(&mut self, discard: &Discard) {
         if let Some(appender) = self.appender.take() {

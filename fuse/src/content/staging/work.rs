@@ -140,7 +140,7 @@ async fn seal_file<R: Remote>(
     }
     let fingerprint = prefix.fingerprint();
     if known(&fingerprint, size) {
-        prefix.abandon(&staging.discard);
+        prefix.withdraw(&*staging.remote, &staging.discard).await;
         return Ok(Sealed::Known { fingerprint, size });
     }
     let file_id = match prefix.finish(&*staging.remote, &staging.discard).await {
