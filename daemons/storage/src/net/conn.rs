@@ -211,7 +211,9 @@ impl<'a> Conn<'a> {
                     Err(_) => return Err(Gone),
                 }
             }
-            tokio::task::yield_now().await;
+            if at < end {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }
