@@ -136,6 +136,8 @@ impl Shared {
             tried += 1;
             match self.pipeline(addr, request, count, &decode).await {
                 Ok(answers) => return Ok(answers),
+                // It may have happened: what another tracker says of it would hide that.
+                Err(error) if repeat == Repeat::Never && error.outcome_unknown() => return Err(error),
                 Err(error) if error.is_of_server() => failure = Some(error),
                 Err(Error::Status { command, server, status: Status::ENOENT }) if is_query(command) => {
                     refusal.get_or_insert(Error::NoStorage { command, server, group });

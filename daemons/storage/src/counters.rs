@@ -94,8 +94,8 @@ impl Counters {
         for (i, (name, _)) in self.base.counters().enumerate().take(COUNTS) {
             let Some(counter) = sum.counter_mut(name) else { continue };
             for shard in &self.shards {
-                counter.total += shard.pairs[i].0.load(Ordering::Relaxed);
-                counter.success += shard.pairs[i].1.load(Ordering::Relaxed);
+                counter.total = counter.total.wrapping_add(shard.pairs[i].0.load(Ordering::Relaxed));
+                counter.success = counter.success.wrapping_add(shard.pairs[i].1.load(Ordering::Relaxed));
             }
         }
         let updates = self.shards.iter().map(|s| s.last_source_update.load(Ordering::Relaxed));

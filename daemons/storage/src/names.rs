@@ -70,6 +70,13 @@ impl Names {
         Ok(Held { names: self, key, guard: Some(guard) })
     }
 
+    /// The sum of a file of this size, if it is known and nobody is changing the file.
+    pub fn sum(&self, name: &RemoteName, size: u64) -> Option<Sum> {
+        let cell = self.slots.lock().get(&key(name))?.cell.clone();
+        let sum = cell.try_lock().ok()?.clone();
+        sum.filter(|sum| sum.size == size)
+    }
+
     /// Remembers the sum of a file that was just made, which nobody else can know yet.
     pub fn remember(&self, name: &RemoteName, sum: Sum) {
         if let Ok(mut cell) = self.cell(&key(name)).try_lock() {

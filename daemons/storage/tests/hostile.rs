@@ -324,3 +324,29 @@ fn a_refused_body_is_read_away_or_the_connection_closed() {
     let request = FileRequest { group: group(), name };
     c.ask(Command::DeleteFile, &request, b"").ok();
 }
+
+#[test]
+fn a_name_too_long_for_a_record_with_its_store_path_is_refused() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let mut name = c.upload(b"master", "");
+    name = RemoteName::parse(name.true_name().as_bytes()).unwrap();
+    let before = f.changes().len();
+    let mut made = 0;
+    // Each slave is named after the one before; none has a store path in its name.
+    loop {
+        let answer = c.upload_slave(&name, "0123456789abcdef", "", b"slave");
+        if answer.status != 0 {
+            assert_eq!(answer.status, EINVAL);
+            break;
+        }
+        made += 1;
+        let full = answer.name();
+        name = RemoteName::parse(full.true_name().as_bytes()).unwrap();
+        c = f.client();
+    }
+    assert!(made > 3);
+    let changes = f.changes();
+    assert_eq!(changes.len(), before + made);
+    assert!(changes.iter().all(|line| line.contains("M00/")), "{changes:?}");
+}

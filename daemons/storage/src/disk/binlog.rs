@@ -1,20 +1,19 @@
 //! The binlog: one line for every change, in `<base_path>/data/sync/binlog.NNN`.
 //!
 //! Replication reads it, so: a change that was acknowledged is in it, whole lines only, in the order of the changes to
-//! each file. A line is one `write(2)` on a descriptor in append mode, made before the acknowledgement; the kernel keeps
-//! concurrent lines apart, and what was written survives the death of this process.
+//! each file. A line is one `write(2)`, made before the acknowledgement; what was written survives the death of this
+//! process. One writer at a time: the kernel lets only one append to a file anyway, and a line that a full disk cut short
+//! must be gone before the next.
 //!
-//! At [`ROTATE_AT`] bytes the index file gets the next number and a new file begins. Writers hold a shared lock during
-//! their write, and the rotation an exclusive one: a reader that has gone on to the next file must not miss a line that
-//! is still on its way into the old one.
+//! At [`ROTATE_AT`] bytes a new file begins and the index file gets its number, under the same lock: a reader that has
+//! gone on to the next file must not miss a line that is still on its way into the old one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 use super::replace_file;
@@ -30,15 +29,64 @@ const TAIL: u64 = 64 * 1024;
 pub struct Binlog {
     dir: PathBuf,
     rotate_at: u64,
-    open: RwLock<Open>,
-    /// Bytes in the open file.
-    size: AtomicU64,
+    open: Mutex<Open>,
 }
 
 #[derive(Debug)]
 struct Open {
     file: File,
     number: u32,
+    /// Bytes in it.
+    size: u64,
+    /// Whether it may end with a piece of a line.
+    torn: bool,
+    /// Lines of changes that happened and could not be recorded yet.
+    owed: Vec<u8>,
+}
+
+impl Open {
+    fn new((file, size): (File, u64), number: u32) -> Open {
+        Open { file, number, size, torn: false, owed: Vec::new() }
+    }
+
+    /// Writes whole lines, or nothing.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.mend()?;
+        let written = loop {
+            match (&self.file).write(lines) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        }?;
+        if written < lines.len() {
+            // Before anybody else writes: a line behind a piece of one would be part of it.
+            self.torn = true;
+            self.mend()?;
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.size += written as u64;
+        Ok(())
+    }
+
+    /// Cuts what a full disk let through.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.size)?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+
+    fn pay(&mut self) -> io::Result<()> {
+        if !self.owed.is_empty() {
+            let owed = std::mem::take(&mut self.owed);
+            if let Err(e) = self.write(&owed) {
+                self.owed = owed;
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A place in the binlog: everything before it has been written.
@@ -71,8 +119,8 @@ impl Binlog {
                 0
             }
         };
-        let (file, size) = open_file(&dir, number)?;
-        Ok(Binlog { dir, rotate_at, open: RwLock::new(Open { file, number }), size: AtomicU64::new(size) })
+        let open = Open::new(open_file(&dir, number)?, number);
+        Ok(Binlog { dir, rotate_at, open: Mutex::new(open) })
     }
 
     /// Appends one line, which ends with a newline. When this returns the line survives the death of the process.
@@ -80,28 +128,30 @@ impl Binlog {
     /// # Errors
     /// What the system reported, such as a full disk; the line is then not in the file.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
-        let size = {
-            let open = self.open.read();
-            let written = loop {
-                match (&open.file).write(line) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    other => break other,
-                }
-            }?;
-            let size = self.size.fetch_add(written as u64, Ordering::Relaxed) + written as u64;
-            (written == line.len()).then_some(size)
-        };
-        match size {
-            Some(size) if size < self.rotate_at => Ok(()),
-            Some(_) => {
-                self.rotate();
-                Ok(())
-            }
-            None => {
-                self.repair();
-                Err(io::Error::from_raw_os_error(libc::ENOSPC))
-            }
+        let mut open = self.open.lock();
+        open.pay()?;
+        open.write(line)?;
+        if open.size >= self.rotate_at {
+            self.rotate(&mut open);
         }
+        Ok(())
+    }
+
+    /// [`append`](Binlog::append) of a change that cannot be taken back: after an error the line is owed, and written
+    /// before any other. Ask [`ready`](Binlog::ready) before making such a change.
+    ///
+    /// # Errors
+    /// As [`append`](Binlog::append).
+    pub fn append_done(&self, line: &[u8]) -> io::Result<()> {
+        self.append(line).inspect_err(|_| self.open.lock().owed.extend_from_slice(line))
+    }
+
+    /// Whether lines can be written, as far as is known: none is owed.
+    ///
+    /// # Errors
+    /// What the system reported when a line that is owed was tried again.
+    pub fn ready(&self) -> io::Result<()> {
+        self.open.lock().pay()
     }
 
     /// Puts everything appended so far on stable storage.
@@ -110,51 +160,39 @@ impl Binlog {
     /// What the system reported.
     pub fn sync(&self) -> io::Result<()> {
         // The descriptor is cloned so that no writer waits behind the disk; a rotation syncs the file it leaves.
-        let file = self.open.read().file.try_clone()?;
+        let file = self.open.lock().file.try_clone()?;
         file.sync_data()
     }
 
     /// The end of the binlog.
     pub fn place(&self) -> Place {
-        let open = self.open.read();
-        Place { file: open.number, offset: self.size.load(Ordering::Relaxed) }
+        let open = self.open.lock();
+        Place { file: open.number, offset: open.size }
     }
 
     /// Goes on to the next file. A failure leaves the present one in use: a longer file is no harm.
-    fn rotate(&self) {
-        let mut open = self.open.write();
-        if self.size.load(Ordering::Relaxed) < self.rotate_at {
-            return;
-        }
+    fn rotate(&self, open: &mut Open) {
         let next = open.number + 1;
         let begin = || {
             open.file.sync_data()?;
-            write_index(&self.dir, next)?;
             // A file of that number is a leftover of a lost index; FastDFS removes it, we keep it aside.
             let path = file_path(&self.dir, next);
             if path.exists() {
                 std::fs::rename(&path, path.with_extension(format!("{next:03}.old")))?;
             }
-            open_file(&self.dir, next)
+            let opened = open_file(&self.dir, next)?;
+            // Last: readers go where the index says, and so must the lines.
+            write_index(&self.dir, next)?;
+            Ok::<_, io::Error>(opened)
         };
         match begin() {
-            Ok((file, size)) => {
+            Ok(opened) => {
                 info!("binlog: going on with file {next:03}");
-                *open = Open { file, number: next };
-                self.size.store(size, Ordering::Relaxed);
+                *open = Open::new(opened, next);
             }
             Err(e) => {
                 error!("cannot begin the next binlog file in {}: {e}; going on with the old one", self.dir.display())
             }
-        }
-    }
-
-    /// Cuts the piece of a line that a full disk let through.
-    fn repair(&self) {
-        let mut open = self.open.write();
-        match cut_incomplete_line(&mut open.file) {
-            Ok(size) => self.size.store(size, Ordering::Relaxed),
-            Err(e) => error!("cannot remove an incomplete line from binlog {:03}: {e}", open.number),
         }
     }
 }
@@ -254,6 +292,28 @@ mod tests {
         std::fs::write(tmp.path().join("sync/binlog.000"), "1 C M00/00/00/a\n2 C M00/0").unwrap();
         Binlog::open(tmp.path()).unwrap().append(b"3 C M00/00/00/b\n").unwrap();
         assert_eq!(text(tmp.path(), 0), "1 C M00/00/00/a\n3 C M00/00/00/b\n");
+    }
+
+    #[test]
+    fn a_piece_of_a_line_is_gone_before_the_next_and_what_is_owed_comes_first() {
+        let tmp = tempfile::tempdir().unwrap();
+        let log = Binlog::open(tmp.path()).unwrap();
+        log.append(b"1 C M00/00/00/a\n").unwrap();
+        // As a full disk leaves it.
+        let appending = {
+            let mut open = log.open.lock();
+            (&open.file).write_all(b"2 C M00/").unwrap();
+            open.torn = true;
+            std::mem::replace(&mut open.file, File::open(file_path(&tmp.path().join("sync"), 0)).unwrap())
+        };
+        assert!(log.append(b"3 C M00/00/00/b\n").is_err());
+        assert!(log.append_done(b"4 D M00/00/00/a\n").is_err());
+        assert!(log.ready().is_err());
+        log.open.lock().file = appending;
+        log.append(b"5 C M00/00/00/c\n").unwrap();
+        log.ready().unwrap();
+        assert_eq!(text(tmp.path(), 0), "1 C M00/00/00/a\n4 D M00/00/00/a\n5 C M00/00/00/c\n");
+        assert_eq!(log.place().offset, 48);
     }
 
     #[test]

@@ -54,7 +54,6 @@ impl Service {
     }
 
     async fn write(&self, conn: &mut Conn<'_>, write: Write<'_>) -> Done {
-        self.counters.tried(write.bytes, write.size);
         let place = self.place(write.name)?;
         let mut held = self.names.hold(write.name, self.settings.timeout).await?;
         let (file, old) = self.open_appender(&place, write.name)?;
@@ -62,6 +61,7 @@ impl Service {
         if at > old.size || at.checked_add(write.size).is_none_or(|end| end > i64::MAX as u64) {
             return Err(Status::EINVAL.into());
         }
+        self.counters.tried(write.bytes, write.size);
         if write.size == 0 {
             return Ok(conn.send(&Header::ok(0).encode()).await?);
         }
@@ -127,11 +127,16 @@ impl Service {
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         let (file, old) = self.open_appender(&place, &request.name)?;
         if request.size != old.size {
+            let growth = request.size.saturating_sub(old.size);
+            if !place.path.has_room(growth, &self.membership()?.reserved, self.store.paths().len()) {
+                return Err(Status::ENOSPC.into());
+            }
+            self.can_record()?;
             held.set_sum(None);
             place.try_on("truncate", |_| file.set_len(request.size))?;
             let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
             let change = Change::Truncate { old: old.size, new: request.size };
-            self.record(meta.mtime, change, &request.name)?;
+            self.record_done(meta.mtime, change, &request.name)?;
             self.settle(place.index, Some(file), None).await?;
         }
         drop(held);

@@ -47,8 +47,9 @@ impl Service {
         } else if !meta.is_file() {
             return Err(Status::EINVAL.into());
         }
+        self.can_record()?;
         self.unlink(&place, meta.size).await?;
-        self.record(clock::now(), Change::Delete, &name)?;
+        self.record_done(clock::now(), Change::Delete, &name)?;
         self.delete_metadata(&name)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         Ok(conn.send(&Header::ok(0).encode()).await?)
@@ -66,9 +67,10 @@ impl Service {
     /// Removes the metadata of a file that was removed; most files have none.
     fn delete_metadata(&self, name: &RemoteName) -> Result<(), Status> {
         let Some(metadata) = name.metadata() else { return Ok(()) };
-        let place = self.place(&metadata)?;
+        // A name that cannot be recorded has never been given to metadata.
+        let Ok(place) = self.place(&metadata) else { return Ok(()) };
         match place.dir().unlink(&place.rel) {
-            Ok(()) => self.record(clock::now(), Change::Delete, &metadata),
+            Ok(()) => self.record_done(clock::now(), Change::Delete, &metadata),
             Err(e) => {
                 if e.kind() != io::ErrorKind::NotFound {
                     error!("cannot remove {metadata}: {e}");

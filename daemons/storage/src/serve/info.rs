@@ -9,6 +9,7 @@ use tracing::debug;
 use super::seal::checksum;
 use super::{Done, Note, Service, noted};
 use crate::counters::Count;
+use crate::disk::dir;
 use crate::net::Conn;
 
 /// Whether the name has the flag of appender files; slaves of appenders have it too.
@@ -28,7 +29,7 @@ impl Service {
         if found == Err(Status::ENOENT) && !flags.silent {
             debug!("asked about {name}, which is not here");
         }
-        let meta = found?;
+        let mut meta = found?;
         if !meta.is_file() || name.as_bytes().len() < FileInfo::MIN_NAME {
             return Err(Status::EINVAL.into());
         }
@@ -39,13 +40,15 @@ impl Service {
             (true, _) => block.crc32,
             (false, true) => 0,
             (false, false) => {
-                let held = self.names.hold(&name, self.settings.timeout).await?;
-                match held.sum(meta.size) {
+                // Nobody who is changing the file is waited for: what is told is true of one moment.
+                match self.names.sum(&name, meta.size) {
                     Some(sum) => sum.hasher.finalize(),
                     None => {
                         let opened = place.try_on("open", |p| p.dir().open_read(&p.rel));
                         self.counters.count(Count::FileOpen, 1, opened.is_ok());
-                        checksum(opened?, meta.size).await?
+                        let file = opened?;
+                        meta = place.try_on("look at", |_| dir::meta_of(&file))?;
+                        checksum(file, meta.size, self.settings.timeout).await?
                     }
                 }
             }

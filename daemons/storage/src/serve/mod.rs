@@ -171,6 +171,8 @@ impl Service {
     fn place(&self, name: &RemoteName) -> Result<Place<'_>, Status> {
         let index = name.store_path();
         let path = self.store.path(index).ok_or(Status::EINVAL)?;
+        // What cannot be recorded is refused before anything is done.
+        canonical(name)?;
         Ok(Place { index: usize::from(index), path, rel: rel_path(name.true_name())? })
     }
 
@@ -189,14 +191,37 @@ impl Service {
 
     /// Writes the binlog record of a change that a client made at `now`.
     fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
+        self.write_record(now, change, name, |line| self.binlog.append(line))
+    }
+
+    /// [`record`](Service::record) of a change that cannot be taken back; it is written later if it cannot be now.
+    fn record_done(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
+        self.write_record(now, change, name, |line| self.binlog.append_done(line))
+    }
+
+    /// Fails while there are changes that could not be recorded: no more of that kind are made then.
+    fn can_record(&self) -> Result<(), Status> {
+        self.binlog.ready().map_err(|e| {
+            error!("cannot write the binlog: {e}");
+            Status::from(&e)
+        })
+    }
+
+    fn write_record(
+        &self,
+        now: i64,
+        change: Change,
+        name: &RemoteName,
+        write: impl FnOnce(&[u8]) -> io::Result<()>,
+    ) -> Result<(), Status> {
         let timestamp = now.clamp(0, i64::from(u32::MAX)) as u32;
-        let record = Record { timestamp, origin: Origin::Client, change, name: canonical(name) };
+        let record = Record { timestamp, origin: Origin::Client, change, name: canonical(name)? };
         let mut line = [0u8; Record::MAX_LINE + 64];
         let mut rest = &mut line[..];
         let written = writeln!(rest, "{record}");
         let len = Record::MAX_LINE + 64 - rest.len();
         self.counters.source_update(now);
-        written.and_then(|()| self.binlog.append(&line[..len])).map_err(|e| {
+        written.and_then(|()| write(&line[..len])).map_err(|e| {
             error!("cannot write the binlog: {e}");
             Status::from(&e)
         })
@@ -385,14 +410,15 @@ fn warn_removed(what: &str, path: &std::path::Path, result: io::Result<()>) {
     }
 }
 
-/// The name as records carry it: with its store path, in upper case. Requests may leave out the first one.
-fn canonical(name: &RemoteName) -> RemoteName {
+/// The name as records carry it: with its store path, in upper case. Requests may leave out the first one; `EINVAL` if
+/// the name is too long with it, for a record without it would stop the replication of the group.
+fn canonical(name: &RemoteName) -> Result<RemoteName, Status> {
     let text = name.as_bytes();
     let plain = text[0] == b'M' && !text[1].is_ascii_lowercase() && !text[2].is_ascii_lowercase();
     if plain {
-        return *name;
+        return Ok(*name);
     }
-    RemoteName::parse(format!("M{:02X}/{}", name.store_path(), name.true_name()).as_bytes()).unwrap_or(*name)
+    RemoteName::parse(format!("M{:02X}/{}", name.store_path(), name.true_name()).as_bytes()).map_err(|_| Status::EINVAL)
 }
 
 /// Seconds since 1970 as names carry them.

@@ -2,12 +2,16 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use fdfs_protocol::binlog::Change;
 use fdfs_protocol::file_id::{NameBlock, SizeField};
 use fdfs_protocol::storage::Regenerate;
 use fdfs_protocol::{RemoteName, Status};
+use tokio::sync::Semaphore;
 use tracing::error;
 
 use super::{Done, Note, Service, name_time};
@@ -22,6 +26,13 @@ const DRAWS: u32 = 10;
 /// Content up to this size is summed where the request is served; more is summed on another thread.
 const INLINE: u64 = 256 * 1024;
 
+/// Checksums of larger content computed at one time, in the whole process.
+const LONG: usize = 4;
+static TURNS: Semaphore = Semaphore::const_new(LONG);
+
+/// Bytes of content summed in one job.
+const PIECE: u64 = 16 * 1024 * 1024;
+
 impl Service {
     pub(super) async fn regenerate(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
         let body = self.whole(conn).await?;
@@ -35,7 +46,7 @@ impl Service {
         let (file, meta) = self.open_appender(&place, &old)?;
         let crc32 = match held.sum(meta.size) {
             Some(sum) => sum.hasher.finalize(),
-            None => checksum(file, meta.size).await?,
+            None => checksum(file, meta.size, self.settings.timeout).await?,
         };
         let mut renamed = None;
         for _ in 0..DRAWS {
@@ -56,7 +67,7 @@ impl Service {
             }
         }
         let (new, target) = renamed.ok_or(Status::EEXIST)?;
-        if let Err(status) = self.record(clock::now(), Change::Rename { old: super::canonical(&old) }, &new) {
+        if let Err(status) = self.record(clock::now(), Change::Rename { old: super::canonical(&old)? }, &new) {
             if let Err(e) = place.dir().rename_new(&target.rel, &place.rel) {
                 error!("{new} has no binlog record and cannot be renamed back to {old}: {e}");
             }
@@ -76,24 +87,47 @@ impl Service {
     }
 }
 
-/// The CRC32 of the first `size` bytes of a file.
-pub(super) async fn checksum(file: File, size: u64) -> Result<u32, Status> {
-    let summed = match size <= INLINE {
-        true => sum(&file, size),
-        false => blocking::run(move || sum(&file, size)).await,
-    };
-    summed.map_err(|e| {
-        error!("cannot read a file for its checksum: {e}");
-        Status::from(&e)
-    })
-}
-
-fn sum(file: &File, size: u64) -> io::Result<u32> {
+/// The CRC32 of the first `size` bytes of a file. That of a large file is computed piece by piece on other threads: it
+/// ends when the request does, and no more than [`LONG`] of them keep disks and threads from others.
+///
+/// # Errors
+/// `EAGAIN`: it was not its turn within `patience`, or the file became shorter meanwhile; else what the system reported.
+pub(super) async fn checksum(file: File, size: u64, patience: Duration) -> Result<u32, Status> {
     let mut hasher = crc32fast::Hasher::new();
-    let mut buf = vec![0; size.clamp(1, INLINE) as usize];
+    let _turn = match size <= INLINE {
+        true => None,
+        // Nobody closes the semaphore.
+        false => tokio::time::timeout(patience, TURNS.acquire()).await.map_err(|_| Status::EAGAIN)?.ok(),
+    };
+    let file = Arc::new(file);
     let mut at = 0;
     while at < size {
-        let want = (size - at).min(buf.len() as u64) as usize;
+        let piece = at..size.min(at + PIECE);
+        at = piece.end;
+        let summed = match size <= INLINE {
+            true => add(&mut hasher, &file, piece).map(|()| hasher.clone()),
+            false => {
+                let (mut hasher, file) = (hasher.clone(), file.clone());
+                blocking::run(move || add(&mut hasher, &file, piece).map(|()| hasher)).await
+            }
+        };
+        hasher = summed.map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => Status::EAGAIN,
+            _ => {
+                error!("cannot read a file for its checksum: {e}");
+                Status::from(&e)
+            }
+        })?;
+    }
+    Ok(hasher.finalize())
+}
+
+/// Adds a range of a file to a checksum.
+fn add(hasher: &mut crc32fast::Hasher, file: &File, range: Range<u64>) -> io::Result<()> {
+    let mut buf = vec![0; (range.end - range.start).clamp(1, INLINE) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let want = (range.end - at).min(buf.len() as u64) as usize;
         match file.read_at(&mut buf[..want], at) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
@@ -104,5 +138,5 @@ fn sum(file: &File, size: u64) -> io::Result<u32> {
             Err(e) => return Err(e),
         }
     }
-    Ok(hasher.finalize())
+    Ok(())
 }

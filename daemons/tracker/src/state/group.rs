@@ -234,6 +234,15 @@ impl Group {
         self.note_change();
     }
 
+    /// A member is gone for good: nobody's old data comes from it any more.
+    pub fn forget_source(&mut self, id: &StorageId) {
+        for m in self.members_mut() {
+            if m.sync_source == Some(*id) {
+                m.sync_source = None;
+            }
+        }
+    }
+
     /// Makes `server` the trunk server.
     pub fn set_trunk_server(&mut self, server: Option<StorageId>) {
         if self.trunk_server == server {

@@ -31,7 +31,7 @@ impl Cluster {
         self.ensure_group(request)?;
         let id = self.joining_id(caller, request)?;
         let member = Member { group: request.group, id };
-        self.agree_on_port(&member, request.port)?;
+        self.agree_on_port(caller, &member, request.port)?;
         let new = self.enter(caller, request, &member)?;
         self.agree_on_paths(&member, request)?;
         self.settle(caller, request, &member, new)
@@ -64,7 +64,7 @@ impl Cluster {
     }
 
     /// All members of a group listen on the same port, unless file names carry ids.
-    fn agree_on_port(&mut self, member: &Member, port: u16) -> Result<(), Status> {
+    fn agree_on_port(&mut self, caller: &Caller, member: &Member, port: u16) -> Result<(), Status> {
         let may_differ = self.settings.ids.is_some() && self.settings.parameters.id_type_in_filename == IdType::Id;
         let group = self.group_mut(&member.group)?;
         let port_now = i32::from(port);
@@ -78,9 +78,15 @@ impl Cluster {
                 return Ok(());
             }
             // The port of a whole group can be changed by restarting its members one after the other: each is
-            // refused until the last has the new one.
-            if let Some(storage) = group.member_mut(&member.id) {
-                storage.port = port;
+            // refused until the last has the new one. A member that is being served is another process than the one
+            // that asks here: clients go on finding it where it is.
+            if let Some(storage) = group.member(&member.id) {
+                if storage.session.is_some_and(|session| session != caller.session) {
+                    return Err(Status::EINVAL);
+                }
+                if let Some(storage) = group.member_mut(&member.id) {
+                    storage.port = port;
+                }
             }
             if group.members().iter().any(|m| m.port != port) {
                 return Err(Status::EINVAL);
@@ -169,6 +175,9 @@ impl Cluster {
             _ => {}
         }
         storage.session = Some(caller.session);
+        // A new process knows nothing of what an earlier one was told, even if the earlier one's end went unnoticed.
+        storage.seen_changes = 0;
+        storage.seen_trunk_changes = 0;
         let reply = JoinReply { status: storage.status, source: storage.sync_source.unwrap_or_default() };
         self.unsaved = self.unsaved.with(if new {
             Unsaved { changelog: false, ..Unsaved::ALL }
@@ -335,5 +344,24 @@ mod tests {
             c.join_from(&format!("10.0.0.{i}"), &request()).unwrap();
         }
         assert_eq!(c.join_from("10.0.0.33", &request()), Err(Status::ENOSPC));
+    }
+
+    #[test]
+    fn another_process_on_the_host_of_a_member_does_not_move_it() {
+        let mut c = cluster(settings());
+        let (a, _) = (c.bring_up("10.0.0.1"), c.bring_up("10.0.0.2"));
+        let other = JoinRequest { port: 24000, ..request() };
+        assert_eq!(c.join(&caller("10.0.0.1", 99), &other).map(|_| ()), Err(Status::EINVAL));
+        assert_eq!(c.storage(&a.group, &a.id).unwrap().port, 23000);
+    }
+
+    #[test]
+    fn a_new_process_is_told_everything() {
+        let mut c = cluster(settings());
+        let a = c.bring_up("10.0.0.1");
+        c.group_mut(&a.group).unwrap().member_mut(&a.id).unwrap().seen_changes = 7;
+        // Nobody noticed the end of the first.
+        c.join(&caller("10.0.0.1", 99), &request()).unwrap();
+        assert_eq!(c.storage(&a.group, &a.id).unwrap().seen_changes, 0);
     }
 }

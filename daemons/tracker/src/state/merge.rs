@@ -56,6 +56,9 @@ impl Cluster {
         if let Some(storage) = group.member_quietly(&brief.id) {
             if let Some(status) = merged(storage.status, brief.status) {
                 storage.status = status;
+                if storage.is_tombstone() {
+                    group.forget_source(&brief.id);
+                }
                 group.note_change();
                 self.unsaved.storages = true;
             }
@@ -90,6 +93,9 @@ impl Cluster {
             return Ok(());
         }
         storage.status = if matches!(told, S::Online | S::Active) { S::Offline } else { told };
+        if storage.is_tombstone() {
+            group.forget_source(&member.id);
+        }
         if matches!(old, S::Active) {
             group.recompute_space();
         }
@@ -101,6 +107,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::*;
     use super::*;
     use StorageStatus as S;
 
@@ -216,6 +223,19 @@ mod tests {
                 c.change_status(&m, told).unwrap();
                 assert_eq!(c.status(&m), expected, "{own}, told {told}");
             }
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_gone_is_nobodys_source() {
+        for told in [S::Deleted, S::IpChanged] {
+            let mut c = cluster(settings());
+            let (a, b) = (c.bring_up("10.0.0.1"), c.bring_up("10.0.0.2"));
+            c.group_mut(&b.group).unwrap().member_mut(&b.id).unwrap().sync_source = Some(a.id);
+            c.set_status(&a, S::Offline);
+            c.change_status(&a, told).unwrap();
+            assert_eq!(c.status(&a), told);
+            assert_eq!(c.storage(&b.group, &b.id).unwrap().sync_source, None);
         }
     }
 }

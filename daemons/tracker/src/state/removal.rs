@@ -30,14 +30,10 @@ impl Cluster {
             S::Deleted => return Err(Status::EALREADY),
             _ => {}
         }
-        for m in g.members_mut() {
-            if m.sync_source == Some(*id) {
-                m.sync_source = None;
-            }
-            if m.id == *id {
-                m.clear();
-                m.status = S::Deleted;
-            }
+        g.forget_source(id);
+        if let Some(m) = g.member_mut(id) {
+            m.clear();
+            m.status = S::Deleted;
         }
         if g.trunk_server == Some(*id) {
             g.set_trunk_server(None);
