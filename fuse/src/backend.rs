@@ -44,9 +44,18 @@ impl Places {
             std::fs::create_dir_all(dir).and_then(|()| writable(dir)).with_context(|| {
                 format!("cannot write to {}; make it writable, or choose another with {option}", dir.display())
             })?;
+            outside(dir, &settings.mountpoint).with_context(|| {
+                format!("{} lies below the mountpoint; choose another with {option}", dir.display())
+            })?;
         }
         Ok(Places { home, index, cache })
     }
+}
+
+/// A mount that keeps its own files in itself would wait for itself.
+fn outside(dir: &Path, mountpoint: &Path) -> Result<()> {
+    let (dir, mountpoint) = (dir.canonicalize()?, mountpoint.canonicalize()?);
+    if dir.starts_with(&mountpoint) { bail!("a mount cannot keep its own files in itself") } else { Ok(()) }
 }
 
 fn writable(dir: &Path) -> io::Result<()> {

@@ -332,7 +332,7 @@ mod tests {
             ClusterStore::open(second.client_config().unwrap(), StoreConfig::new(tmp.path().join("cache"))).unwrap();
         store.sweep(&kept).unwrap();
         for (kept, content) in kept.iter().zip(&contents) {
-            let mut stage = store.recover(kept).unwrap();
+            let mut stage = store.recover(kept).unwrap().stage;
             let stored = seal(&mut *stage);
             assert!(read_all(&store, &object(&stored)) == *content);
         }

@@ -70,6 +70,7 @@ fn run(settings: &Settings, mountpoint: &Mountpoint, filter: EnvFilter, starting
         read_only: settings.flags.read_only,
         atime: settings.atime,
         max_file_size: settings.max_file_size,
+        forgotten: true,
         url_prefix: Some(settings.url_prefix.clone().unwrap_or_else(|| backend.url_prefix.clone())),
     };
     let tree = Tree::open(backend.index.clone(), Arc::clone(&backend.store) as _, options)

@@ -144,27 +144,26 @@ impl Core {
         Ok(attr)
     }
 
-    pub fn clone_content(&self, from: Ino, to: Ino, mtime: Timestamp) -> Result<Attr> {
+    pub fn clone_content(&self, from: Ino, to: Ino, expected: ContentId, mtime: Timestamp) -> Result<Option<Attr>> {
         self.queue.admit()?;
         let (from_node, to_node) = (self.node(from)?, self.node(to)?);
         let mut locked = Locked::new([&from_node, &to_node]);
         let source = locked.at(from).regular()?;
-        let (size, id) = (source.attr.size, source.attr.content);
+        if source.attr.content != Some(expected) {
+            return Ok(None);
+        }
+        let size = source.attr.size;
         let state = locked.at(to).regular()?;
-        let wants: Vec<Want> = state.current().into_iter().chain(id.map(Want::Id)).collect();
+        let wants: Vec<Want> = state.current().into_iter().chain([Want::Id(expected)]).collect();
         let mut contents = self.contents_with(&wants)?;
-        let change = match id {
-            None => Change::Clear,
-            Some(id) if contents.get(id).is_some_and(|content| content.mutable) && from != to => {
-                return Err(IndexError::Invalid("mutable content cannot be shared"));
-            }
-            Some(id) => Change::Share(id),
-        };
+        if contents.get(expected).is_some_and(|content| content.mutable) && from != to {
+            return Err(IndexError::Invalid("mutable content cannot be shared"));
+        }
         let mut tx = Tx::new();
-        state.refer(&mut contents, change, size, mtime, &mut tx);
+        state.refer(&mut contents, Change::Share(expected), size, mtime, &mut tx);
         let attr = state.attr;
         self.publish(locked, Some(contents), tx);
-        Ok(attr)
+        Ok(Some(attr))
     }
 
     pub fn clear_content(&self, ino: Ino, mtime: Timestamp) -> Result<Attr> {

@@ -246,9 +246,18 @@ impl Index {
         self.core.attach(ino, new, mtime)
     }
 
-    /// Lets `to` refer to the content of `from`, and have its size: a copy without copying. Mutable content is `Invalid`.
-    pub fn clone_content(&self, from: Ino, to: Ino, mtime: Timestamp) -> Result<Attr> {
-        self.core.clone_content(from, to, mtime)
+    /// Lets `to` refer to the content of `from`, which must be `content`, and have its size: a copy without copying.
+    /// `None`: `from` has another content by now, nothing was changed. Mutable content is `Invalid`.
+    pub fn clone_content(&self, from: Ino, to: Ino, content: ContentId, mtime: Timestamp) -> Result<Option<Attr>> {
+        self.core.clone_content(from, to, content, mtime)
+    }
+
+    /// Whether changes are taken, as far as is known. Never waits.
+    ///
+    /// # Errors
+    /// `Closed`; `ReadOnly` since a commit has failed.
+    pub fn accepts_changes(&self) -> Result<()> {
+        self.core.queue.check_changes()
     }
 
     /// Releases the content of `ino`; its size becomes 0.

@@ -115,12 +115,15 @@ impl Queue {
         if self.closed.load(Ordering::Relaxed) { Err(IndexError::Closed) } else { Ok(()) }
     }
 
+    /// Refuses after a failure.
+    pub fn check_changes(&self) -> Result<()> {
+        self.check_open()?;
+        if self.failed.load(Ordering::Relaxed) { Err(IndexError::ReadOnly) } else { Ok(()) }
+    }
+
     /// Asked by every change before it locks anything: refuses after a failure, waits while the queue is full.
     pub fn admit(&self) -> Result<()> {
-        self.check_open()?;
-        if self.failed.load(Ordering::Relaxed) {
-            return Err(IndexError::ReadOnly);
-        }
+        self.check_changes()?;
         let mut pending = self.pending.lock();
         while pending.deltas.len() >= BACKLOG && !self.failed.load(Ordering::Relaxed) && !pending.stopping {
             self.room.wait(&mut pending);

@@ -102,12 +102,12 @@ fn mutable_content_changes_in_place_and_is_sealed() {
     let attr = index.attach(a, mutable(50, "group1/appender"), time(3)).unwrap();
     assert_eq!((attr.size, attr.content), (50, Some(id)));
     assert_eq!(index.stats().stored_bytes, 50);
-    assert!(matches!(index.clone_content(a, b, time(4)), Err(IndexError::Invalid(_))));
+    assert!(matches!(index.clone_content(a, b, id, time(4)), Err(IndexError::Invalid(_))));
     // Sealed under the same name, then it can be shared.
     index.attach(a, sealed(1, "group1/appender"), time(5)).unwrap();
     let content = index.content(a).unwrap().unwrap();
     assert_eq!((content.id, content.mutable, content.size), (id, false, 10));
-    assert_eq!(index.clone_content(a, b, time(6)).unwrap().content, Some(id));
+    assert_eq!(index.clone_content(a, b, id, time(6)).unwrap().unwrap().content, Some(id));
     assert!(index.reuse(touch(&index, "c"), &fingerprint(1), 10, time(6)).unwrap().is_some());
 
     // Sealed, it may turn out to be known already.
@@ -139,14 +139,17 @@ fn only_regular_files_have_content() {
 }
 
 #[test]
-fn a_copy_is_a_reference_and_an_empty_file_copies_as_well() {
+fn a_copy_is_a_reference_to_the_content_that_was_meant() {
     let (_dir, index) = fresh();
     let (a, b, empty) = (touch(&index, "a"), touch(&index, "b"), touch(&index, "empty"));
     index.attach(a, sealed(1, "group1/a"), time(2)).unwrap();
-    assert_eq!(index.clone_content(a, b, time(3)).unwrap().size, 10);
-    assert_eq!(index.clone_content(a, a, time(3)).unwrap().size, 10);
+    let id = index.content(a).unwrap().unwrap().id;
+    assert_eq!(index.clone_content(a, b, id, time(3)).unwrap().unwrap().size, 10);
+    assert_eq!(index.clone_content(a, a, id, time(3)).unwrap().unwrap().size, 10);
     assert_eq!(index.content(a).unwrap().unwrap().refs, 2);
-    assert_eq!(index.clone_content(empty, b, time(4)).unwrap().size, 0);
+    assert_eq!(index.clone_content(empty, b, id, time(4)).unwrap(), None);
+    assert_eq!(index.getattr(b).unwrap().size, 10);
+    index.clear_content(b, time(4)).unwrap();
     assert_eq!(index.clear_content(a, time(4)).unwrap().content, None);
     assert_eq!(names(&garbage(&index)), ["group1/a"]);
 }

@@ -114,6 +114,14 @@ pub struct Kept {
     pub size: u64,
 }
 
+/// Staged data of an earlier process, brought back.
+pub struct Recovered {
+    /// The content; dirty.
+    pub stage: Box<dyn Stage>,
+    /// The stored content that shows through it: it must not be deleted meanwhile.
+    pub base: Option<Object>,
+}
+
 /// Room in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Space {
@@ -132,10 +140,28 @@ pub trait ContentStore: Send + Sync + 'static {
 
     /// Brings back a stage that an earlier process left with [`Stage::keep`]; it is dirty, so that a seal uploads it.
     ///
-    /// Reads local files only. [`ContentError::NotFound`]: there is no such staged data.
-    fn recover(&self, kept: &Kept) -> Result<Box<dyn Stage>, ContentError>;
+    /// Reads local files only. [`ContentError::NotFound`]: there is no such staged data. [`ContentError::Corrupt`]: it is
+    /// damaged, see [`give_up`](ContentStore::give_up).
+    fn recover(&self, kept: &Kept) -> Result<Recovered, ContentError>;
 
-    /// Removes local files that an earlier process left behind and `keep` does not name. Call once, at start.
+    /// What an earlier process [set apart](Stage::set_apart), with its owners.
+    fn apart(&self) -> Result<Vec<(u64, Kept)>, ContentError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes up what was set apart: refer to the answer, then [`sweep`](ContentStore::sweep).
+    fn adopt(&self, kept: &Kept) -> Result<Kept, ContentError> {
+        Ok(kept.clone())
+    }
+
+    /// Leaves staged data that is of no use here to people: its files stay, and are not looked at again.
+    fn give_up(&self, kept: &Kept) -> Result<(), ContentError> {
+        let _ = kept;
+        Ok(())
+    }
+
+    /// Removes local files that an earlier process left behind and `keep` does not name, except what was given up. Call
+    /// once, at start.
     fn sweep(&self, keep: &[Kept]) -> Result<(), ContentError>;
 
     /// Opens stored content for reading. Costs nothing until the first read; dropping the reader closes it.
@@ -207,6 +233,13 @@ pub trait Stage: Send {
     /// it only after the index has committed what the seal gave. Changes made after the call are covered only by the
     /// next call.
     fn keep(&mut self) -> Result<Kept, ContentError>;
+
+    /// The index cannot take note of what [`keep`](Stage::keep) gave: notes the owner beside the data, for
+    /// [`ContentStore::apart`].
+    fn set_apart(&mut self, owner: u64) -> Result<(), ContentError> {
+        let _ = owner;
+        Ok(())
+    }
 
     /// Forgets the content, kept or not, and removes its local files.
     fn discard(self: Box<Self>);

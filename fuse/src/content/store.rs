@@ -14,7 +14,7 @@ use super::remote::Remote;
 use super::sizes::Sizes;
 
 use super::staging::{Discard, Staging};
-use super::{Callback, ContentError, ContentStore, Kept, Object, Reader, Space, Stage};
+use super::{Callback, ContentError, ContentStore, Kept, Object, Reader, Recovered, Space, Stage};
 
 /// How old the answer of [`ContentStore::space`] may get before a new one is fetched.
 const SPACE_LIFETIME: Duration = Duration::from_secs(5);
@@ -172,8 +172,20 @@ impl<R: Remote> ContentStore for Store<R> {
         Ok(self.staging.stage(base, size))
     }
 
-    fn recover(&self, kept: &Kept) -> Result<Box<dyn Stage>, ContentError> {
+    fn recover(&self, kept: &Kept) -> Result<Recovered, ContentError> {
         self.staging.recover(kept)
+    }
+
+    fn apart(&self) -> Result<Vec<(u64, Kept)>, ContentError> {
+        self.staging.apart()
+    }
+
+    fn adopt(&self, kept: &Kept) -> Result<Kept, ContentError> {
+        self.staging.adopt(kept)
+    }
+
+    fn give_up(&self, kept: &Kept) -> Result<(), ContentError> {
+        self.staging.give_up(kept)
     }
 
     fn sweep(&self, keep: &[Kept]) -> Result<(), ContentError> {

@@ -94,8 +94,9 @@ impl Filesystem for Requests {
         }
     }
 
-    // `forget` is left as it is, doing nothing: any inode that exists is found by its number, and numbers are never used
-    // again, so how often the kernel has looked one up does not matter.
+    fn forget(&self, _request: &Request, number: INodeNo, _lookups: u64) {
+        self.tree.forget(ino(number));
+    }
 
     fn getattr(&self, _request: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         reply_attr("getattr", self.tree.getattr(ino(number)), reply);

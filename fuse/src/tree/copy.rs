@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fdfs_index::{Content, Timestamp};
+use fdfs_index::{Content, Ino, Timestamp};
 use parking_lot::Mutex;
 
 use super::Core;
@@ -11,6 +11,7 @@ use super::data::Written;
 use super::error::{Done, Result, TreeError};
 use super::handle::{Fh, FileHandle};
 use super::inode::{Body, State};
+use super::pins::Pin;
 
 /// Most bytes of a real copy in one call; the caller asks again for the rest.
 const PIECE: usize = 4 << 20;
@@ -50,7 +51,7 @@ impl Core {
         len: u64,
         kill_suid: bool,
     ) -> Result<Option<u64>> {
-        let Some(content) = self.stored_content(source)? else { return Ok(None) };
+        let Some((content, pin)) = self.stored_content(source)? else { return Ok(None) };
         if offset >= content.size {
             return Ok(None);
         }
@@ -63,19 +64,20 @@ impl Core {
         let copied = len.min(content.size - offset);
         let covered = offset + copied;
         if covered == content.size {
-            if state.dirty() {
-                // What was staged (an empty file, or the copy so far) is replaced as a whole.
-                self.stage_nothing(target.inode.ino, &mut state)?;
+            let (from, to) = (source.inode.ino, target.inode.ino);
+            if self.index.clone_content(from, to, content.id, now)?.is_none() {
+                // It has been replaced in this moment.
+                return Ok(None);
             }
-            self.index.clone_content(source.inode.ino, target.inode.ino, now)?;
-            state.body = Body::Index;
+            // What was staged (an empty file, or the copy so far) is replaced as a whole.
+            self.replace_body(to, &mut state, Body::Index);
+            state.seals.forgive();
             let version = state.changed(now);
             state.attached = version;
             state.times = None;
             state.queued += 1;
             handle_wrote(target, version);
         } else {
-            let pin = self.pins.pin(&content.file_id);
             state.body = Body::Copying { source: content, covered, _pin: pin };
             let version = state.changed(now);
             handle_wrote(target, version);
@@ -84,12 +86,24 @@ impl Core {
     }
 
     /// The content of an open file, if all of it is stored and can be shared.
-    fn stored_content(&self, handle: &FileHandle) -> Result<Option<Content>> {
+    fn stored_content(&self, handle: &FileHandle) -> Result<Option<(Content, Pin)>> {
         let state = handle.inode.lock();
         if !Core::clean(&state) {
             return Ok(None);
         }
-        Ok(self.index.content(handle.inode.ino)?.filter(|content| !content.mutable))
+        Ok(self.pinned_content(handle.inode.ino)?.filter(|(content, _)| !content.mutable))
+    }
+
+    /// The content that the index has of an inode, and what keeps it from being deleted.
+    pub(crate) fn pinned_content(&self, ino: Ino) -> Result<Option<(Content, Pin)>> {
+        loop {
+            let Some(content) = self.index.content(ino)? else { return Ok(None) };
+            let pin = self.pins.pin(&content.file_id);
+            // Still referred to after the pin was set: nobody has begun to delete it.
+            if self.index.content(ino)?.is_some_and(|now| now.id == content.id) {
+                return Ok(Some((content, pin)));
+            }
+        }
     }
 
     /// Whether a piece at `offset` begins or continues a copy of this content. A seal under way would attach older

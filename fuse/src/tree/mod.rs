@@ -24,6 +24,7 @@ mod inode;
 mod list;
 mod names;
 mod pins;
+mod remembered;
 mod retry;
 mod seal;
 mod stage;
@@ -72,11 +73,20 @@ pub struct Options {
     pub max_file_size: u64,
     /// What the file ID is appended to in `user.fdfs.url`, with its slash: `http://host:8080/`. `None`: no such attribute.
     pub url_prefix: Option<String>,
+    /// Whether [`Core::forget`] is called for every inode that its user has seen. Then inodes outlive their last name until
+    /// that.
+    pub forgotten: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { read_only: false, atime: Atime::default(), max_file_size: MAX_FILE_SIZE, url_prefix: None }
+        Options {
+            read_only: false,
+            atime: Atime::default(),
+            max_file_size: MAX_FILE_SIZE,
+            url_prefix: None,
+            forgotten: false,
+        }
     }
 }
 
@@ -97,6 +107,7 @@ pub struct Core {
     pub(crate) open: OpenTable,
     pub(crate) handles: HandleTable,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) remembered: remembered::Remembered,
     pub(crate) retries: Arc<retry::Retries>,
     pub(crate) collector: Arc<garbage::Collector>,
 }
@@ -118,6 +129,7 @@ impl Tree {
             open: OpenTable::default(),
             handles: HandleTable::default(),
             pins: Arc::default(),
+            remembered: Default::default(),
             retries: Arc::default(),
             collector: Arc::default(),
             options,
@@ -141,6 +153,7 @@ impl Tree {
         for fh in self.core.handles.files() {
             self.core.release(fh);
         }
+        self.core.remembered.clear();
         let failed = self.core.store_all();
         for worker in self.workers.drain(..) {
             worker.stop();

@@ -93,7 +93,9 @@ impl Core {
     /// Removes a name of anything but a directory.
     pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<()> {
         self.writable()?;
+        let hold = self.hold_name(dir, name);
         let attr = self.index.unlink(dir, name, Timestamp::now())?;
+        self.remember(hold);
         self.after_removal(&attr);
         Ok(())
     }
@@ -101,14 +103,18 @@ impl Core {
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<()> {
         self.writable()?;
+        let hold = self.hold_name(dir, name);
         self.index.rmdir(dir, name, Timestamp::now())?;
+        self.remember(hold);
         Ok(())
     }
 
     /// Moves an entry, atomically.
     pub fn rename(&self, dir: Ino, name: &[u8], new_dir: Ino, new_name: &[u8], mode: RenameMode) -> Result<()> {
         self.writable()?;
+        let hold = self.hold_name(new_dir, new_name);
         let replaced = self.index.rename(dir, name, new_dir, new_name, mode, Timestamp::now())?;
+        self.remember(hold);
         if let Some(attr) = replaced {
             self.after_removal(&attr);
         }

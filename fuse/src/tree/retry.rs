@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fdfs_index::{IndexError, Timestamp};
+use fdfs_index::{FileKind, IndexError, Ino, StagedRow, Timestamp};
 use parking_lot::Mutex;
 
 use super::Core;
@@ -11,7 +11,7 @@ use super::error::Result;
 use super::inode::{Body, OpenInode, Staged};
 use super::stage::Retired;
 use super::worker::{Control, Worker};
-use crate::content::{ContentError, Kept};
+use crate::content::{ContentError, Kept, Recovered};
 
 /// Inodes whose data waits for another attempt.
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl Retries {
         state.due = rest;
         let next = state.due.iter().map(|(at, _)| at.saturating_duration_since(now)).min();
         drop(state);
-        drop(disposed);
+        disposed.into_iter().for_each(Retired::end);
         (due.into_iter().map(|(_, inode)| inode).collect(), next)
     }
 }
@@ -104,6 +104,9 @@ fn attempt(core: &Arc<Core>, control: &Arc<Control>, inode: &Arc<OpenInode>) {
 impl Core {
     /// Takes up the data that an earlier process kept because it could not be stored, and clears the rest away.
     pub(crate) fn recover(self: &Arc<Self>) -> Result<()> {
+        if !self.options.read_only {
+            self.adopt_apart()?;
+        }
         let rows = self.index.staged()?;
         let kept: Vec<Kept> = rows.iter().map(|row| Kept { path: row.path.clone(), size: row.size }).collect();
         if self.options.read_only {
@@ -119,8 +122,15 @@ impl Core {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let stage = match self.store.recover(kept) {
-                Ok(stage) => stage,
+            let Recovered { stage, base } = match self.store.recover(kept) {
+                Ok(recovered) => recovered,
+                // One damaged file must not keep all others from being mounted.
+                Err(error @ ContentError::Corrupt(_)) => {
+                    tracing::error!(ino = row.ino.0, "staged data of a file is damaged: {error}");
+                    self.store.give_up(kept)?;
+                    self.index.stage_remove(row.ino)?;
+                    continue;
+                }
                 Err(ContentError::NotFound(_)) => {
                     tracing::error!(ino = row.ino.0, path = %row.path.display(), "staged data of a file is missing");
                     self.index.stage_remove(row.ino)?;
@@ -128,8 +138,8 @@ impl Core {
                 }
                 Err(error) => return Err(error.into()),
             };
-            // What shows through it is, as a rule, the content that the file still has.
-            let base = self.index.content(row.ino)?.map(|content| self.pins.pin(&content.file_id));
+            // Before the collector starts: what shows through it may be the content of another file, gone since.
+            let base = base.map(|base| self.pins.pin(&base.file_id));
             let times = super::inode::Times { mtime: attr.mtime, ctime: attr.ctime };
             let inode = self.open.enter(&self.index, row.ino)?;
             let mut state = inode.lock();
@@ -143,6 +153,28 @@ impl Core {
             self.retries.add(inode, Duration::ZERO);
         }
         self.store.sweep(&kept)?;
+        Ok(())
+    }
+
+    /// Notes in the index what an earlier process could not note there. Before anything else can be created: the number
+    /// of a file whose creation was lost may be given to another one later.
+    fn adopt_apart(&self) -> Result<()> {
+        let noted: Vec<Ino> = self.index.staged()?.iter().map(|row| row.ino).collect();
+        for (owner, kept) in self.store.apart()? {
+            let ino = Ino(owner);
+            if noted.contains(&ino) {
+                // The last attempt to take it up was noted, and then cut short.
+                continue;
+            }
+            match self.index.getattr(ino) {
+                Ok(attr) if attr.kind == FileKind::Regular => {
+                    let Kept { path, size } = self.store.adopt(&kept)?;
+                    self.index.stage_put(StagedRow { ino, path, size })?;
+                }
+                Ok(_) | Err(IndexError::NotFound) => self.store.give_up(&kept)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fdfs_index::{Ino, NewContent, SetAttr};
+use fdfs_index::{IndexError, Ino, NewContent, SetAttr};
 
 use super::Core;
 use super::error::{Done, Result, TreeError};
@@ -51,6 +51,11 @@ impl Seals {
         self.running.is_some()
     }
 
+    /// The content was replaced as a whole: what failed before is of no interest.
+    pub(crate) fn forgive(&mut self) {
+        self.failures = 0;
+    }
+
     /// Whether the last seal failed, so that the retry worker is in charge.
     pub(crate) fn failing(&self) -> bool {
         self.failures > 0
@@ -87,7 +92,7 @@ impl Core {
             let settled = self.request(inode, &mut state, Some(Waiter { promise: Promise::Committed, done }));
             drop(state);
             self.settle(inode, settled);
-        } else if handle.writable && state.queued > inode.committed.load(Ordering::Acquire) {
+        } else if (handle.writable || wrote > 0) && state.queued > inode.committed.load(Ordering::Acquire) {
             let queued = state.queued;
             drop(state);
             self.when_committed(inode, queued, vec![Waiter { promise: Promise::Committed, done }], None);
@@ -159,6 +164,10 @@ impl Core {
     fn begin(self: &Arc<Self>, inode: &Arc<OpenInode>, state: &mut State) -> Vec<Settled> {
         let version = state.version;
         state.seals.running = Some(version);
+        // What the index cannot refer to is not uploaded.
+        if let Err(error) = self.index.accepts_changes() {
+            return self.complete(inode, state, version, Err(error.into()));
+        }
         let stage = match self.staged(inode.ino, state) {
             Ok(staged) => &mut staged.stage,
             Err(error) => return self.complete(inode, state, version, Err(error)),
@@ -226,7 +235,9 @@ impl Core {
                 }
                 self.keep(inode, state);
                 state.seals.failures += 1;
-                if !std::mem::replace(&mut state.retrying, true) {
+                // An index that has failed once stays read-only: the next mount will try.
+                let hopeless = matches!(&outcome, Err(TreeError::Index(IndexError::ReadOnly)));
+                if !hopeless && !std::mem::replace(&mut state.retrying, true) {
                     retry = Some((Duration::from_secs(1) * (1 << state.seals.failures.min(6)) / 2).min(MAX_PAUSE));
                 }
             }
@@ -263,8 +274,8 @@ impl Core {
                 };
                 if let Err(error) = self.index.attach(inode.ino, content, times.mtime) {
                     // Nothing will ever refer to it.
-                    if let Err(error) = self.index.discard(&file_id) {
-                        tracing::warn!(%file_id, "stored content is left without a reference: {error}");
+                    if self.index.discard(&file_id).is_err() {
+                        self.remove_unnoted(&file_id);
                     }
                     return Err(error.into());
                 }
@@ -276,6 +287,17 @@ impl Core {
         let set = SetAttr { mtime: Some(times.mtime), ctime: Some(times.ctime), ..SetAttr::default() };
         self.index.setattr(inode.ino, &set)?;
         Ok(())
+    }
+
+    /// Deletes stored content that the index has never heard of, and cannot be told of either.
+    fn remove_unnoted(&self, file_id: &Arc<str>) {
+        let name = file_id.clone();
+        let done = Box::new(move |removed: std::result::Result<(), ContentError>| {
+            if let Err(error) = removed {
+                tracing::warn!(file_id = %name, "stored content is left without a reference: {error}");
+            }
+        });
+        self.store.remove(file_id, done);
     }
 
     /// The times that the content will have when the index has it: other changes of the inode since the last write may
@@ -353,16 +375,17 @@ impl Core {
                 core.index.on_sync(Box::new(move |result| answer(waiters, result.map_err(TreeError::from))));
             }
         };
-        let content = match self.index.content(inode.ino) {
-            Ok(content) => content,
-            Err(error) => return answer(waiters, Err(error.into())),
+        let (content, pin) = match self.pinned_content(inode.ino) {
+            Ok(Some((content, pin))) => (Some(content), Some(pin)),
+            Ok(None) => (None, None),
+            Err(error) => return answer(waiters, Err(error)),
         };
         let unsafe_yet = content.filter(|content| inode.lock().durable.as_ref() != Some(&content.file_id));
         let Some(content) = unsafe_yet else { return sync(waiters) };
         let (inode, file_id) = (inode.clone(), content.file_id.clone());
         self.store.persist(
             &content.file_id,
-            Box::new(move |result| match result {
+            Box::new(move |result| match (result, drop(pin)).0 {
                 Ok(_) => {
                     inode.lock().durable = Some(file_id);
                     sync(waiters);

@@ -8,12 +8,22 @@ use super::error::{Result, TreeError};
 use super::extension;
 use super::inode::{Body, OpenInode, Staged, State, object};
 
-/// A stage that is needed no more.
+/// A stage that is needed no more. Where its data was kept for a restart, it ends only after the commit of what replaced
+/// it: see [`Core::drop_retired`].
 #[must_use]
 pub(crate) struct Retired {
-    /// Dropped after the commit, if its data was kept for a restart.
     pub(crate) after_commit: bool,
-    _staged: Staged,
+    /// Whether its content was given up, not stored.
+    given_up: bool,
+    staged: Staged,
+}
+
+impl Retired {
+    pub(crate) fn end(self) {
+        if self.given_up {
+            self.staged.stage.discard();
+        }
+    }
 }
 
 impl Core {
@@ -48,11 +58,16 @@ impl Core {
         self.learn_extension(ino, state);
         let mut stage = self.store.stage(None, 0)?;
         stage.set_extension(state.extension);
-        self.unkeep(ino, state);
-        if let Body::Staged(old) = std::mem::replace(&mut state.body, Body::Staged(Staged::new(stage, None))) {
-            old.stage.discard();
-        }
+        self.replace_body(ino, state, Body::Staged(Staged::new(stage, None)));
         Ok(())
+    }
+
+    /// Gives up whatever the inode holds for something else.
+    pub(crate) fn replace_body(&self, ino: Ino, state: &mut State, body: Body) {
+        self.unkeep(ino, state);
+        if let Body::Staged(staged) = std::mem::replace(&mut state.body, body) {
+            self.drop_retired(Some(Retired { after_commit: staged.was_kept, given_up: true, staged }));
+        }
     }
 
     /// Makes the staged data survive a restart. Its failure is not the caller's: the data is still here.
@@ -74,7 +89,12 @@ impl Core {
         match noted {
             Ok(()) => (staged.kept, staged.was_kept) = (true, true),
             Err(error) => {
-                tracing::error!(ino = inode.ino.0, "data that could not be stored is not in the index: {error}")
+                let path = staged.stage.set_apart(inode.ino.0).map(|()| "set apart for the next mount");
+                let fate = path.unwrap_or("in memory only");
+                tracing::error!(
+                    ino = inode.ino.0,
+                    "data that could not be stored is not in the index, but {fate}: {error}"
+                );
             }
         }
     }
@@ -95,16 +115,17 @@ impl Core {
             return None;
         }
         match std::mem::replace(&mut state.body, Body::Index) {
-            Body::Staged(staged) => Some(Retired { after_commit: staged.was_kept, _staged: staged }),
+            Body::Staged(staged) => Some(Retired { after_commit: staged.was_kept, given_up: false, staged }),
             Body::Index | Body::Copying { .. } => None,
         }
     }
 
     /// Gives up a stage, after the commit if its data was kept for a restart.
     pub(crate) fn drop_retired(&self, retired: Option<Retired>) {
-        if let Some(retired) = retired
-            && retired.after_commit
-        {
+        let Some(retired) = retired else { return };
+        if !retired.after_commit {
+            retired.end();
+        } else {
             let retries = self.retries.clone();
             self.index.on_commit(Box::new(move |result| retries.dispose(retired, result.is_ok())));
         }
@@ -115,12 +136,9 @@ impl Core {
         if inode.used() || !state.dirty() || !self.doomed(inode.ino) {
             return;
         }
-        self.unkeep(inode.ino, state);
         state.attached = state.version;
         state.times = None;
-        if let Body::Staged(staged) = std::mem::replace(&mut state.body, Body::Index) {
-            staged.stage.discard();
-        }
+        self.replace_body(inode.ino, state, Body::Index);
     }
 
     /// Of a file that was not created here, the extension is that of the content it had.

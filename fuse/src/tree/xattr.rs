@@ -11,7 +11,6 @@ use super::error::{Result, TreeError};
 
 /// What the names of the made-up attributes begin with.
 const PREFIX: &[u8] = b"user.fdfs.";
-const VIRTUAL: [&[u8]; 4] = [b"user.fdfs.file_id", b"user.fdfs.url", b"user.fdfs.fingerprint", b"user.fdfs.refs"];
 
 /// Attributes of the system are not kept: access control lists would have to be enforced, not only stored.
 fn storable(name: &[u8]) -> Result<()> {
@@ -49,7 +48,8 @@ impl Core {
         }
     }
 
-    /// The names of the extended attributes, each followed by a NUL.
+    /// The names of the extended attributes, each followed by a NUL. Those made up here are not among them: they are for
+    /// who asks by name, and must not be copied with the file.
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         let mut list = Vec::new();
         let mut add = |name: &[u8]| {
@@ -58,9 +58,6 @@ impl Core {
         };
         for name in self.index.listxattr(ino)? {
             add(&name);
-        }
-        if let Some(content) = self.index.content(ino)? {
-            VIRTUAL.into_iter().filter(|name| self.made_up(name, &content).is_some()).for_each(add);
         }
         Ok(list)
     }

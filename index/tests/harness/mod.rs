@@ -126,7 +126,12 @@ impl Pair {
                 index.reuse(ino, &print, u64::from(d % 4) * 10, now),
                 model.reuse(ino, print, u64::from(d % 4) * 10, now),
             ),
-            26 => (index.clone_content(ino, ino2, now).map(Some), model.clone_content(ino, ino2, now)),
+            26 => match index.content(ino) {
+                Ok(Some(content)) => {
+                    (index.clone_content(ino, ino2, content.id, now), model.clone_content(ino, ino2, now))
+                }
+                _ => return,
+            },
             27 => (index.clear_content(ino, now).map(Some), model.clear_content(ino, now)),
             28 => {
                 if let Ok(hold) = index.hold(ino) {

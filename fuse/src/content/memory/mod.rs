@@ -14,7 +14,9 @@ use parking_lot::{Condvar, Mutex};
 
 use self::stage::{Content, to_len};
 use super::extents::Extents;
-use super::{Callback, ContentError, ContentStore, Fingerprint, Kept, Object, ReadDone, Reader, Space, Stage, Stored};
+use super::{
+    Callback, ContentError, ContentStore, Fingerprint, Kept, Object, ReadDone, Reader, Recovered, Space, Stage, Stored,
+};
 
 /// An operation on the cluster that can be made to fail or to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -237,10 +239,11 @@ impl ContentStore for MemoryStore {
         Ok(self.shared.clone().stage(content, base_size != size, None))
     }
 
-    fn recover(&self, kept: &Kept) -> Result<Box<dyn Stage>, ContentError> {
+    fn recover(&self, kept: &Kept) -> Result<Recovered, ContentError> {
         let content = self.shared.state.lock().kept.get(&kept.path).cloned();
         let content = content.ok_or_else(|| ContentError::NotFound(kept.path.to_string_lossy().into()))?;
-        Ok(self.shared.clone().stage(content, true, Some(kept.path.clone())))
+        let base = content.base.clone();
+        Ok(Recovered { stage: self.shared.clone().stage(content, true, Some(kept.path.clone())), base })
     }
 
     fn sweep(&self, keep: &[Kept]) -> Result<(), ContentError> {
@@ -345,7 +348,7 @@ mod tests {
         let kept = stage.keep().unwrap();
         drop(stage);
         store.sweep(std::slice::from_ref(&kept)).unwrap();
-        let mut stage = store.recover(&kept).unwrap();
+        let mut stage = store.recover(&kept).unwrap().stage;
         assert!(matches!(seal(&mut *stage), Ok(Sealed::Stored(_))));
         drop(stage);
         assert!(store.recover(&kept).is_err());

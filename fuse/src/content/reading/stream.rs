@@ -98,7 +98,8 @@ impl Stream {
     /// Answers a read, at once or when its bytes come. Gives `done` back if the stream does not cover it.
     pub(crate) fn read(&self, range: Range<u64>, done: ReadDone) -> Result<(), ReadDone> {
         let mut state = self.state.lock();
-        if !state.covers(range.start) || (state.over && range.end > state.end) {
+        // One that is being closed ends without looking who has come since.
+        if state.closing || !state.covers(range.start) || (state.over && range.end > state.end) {
             return Err(done);
         }
         if range.end > state.wanted {

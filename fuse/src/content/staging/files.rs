@@ -16,6 +16,10 @@ use crate::content::ContentError;
 pub(crate) const DATA: &str = "data";
 pub(crate) const KEPT: &str = "kept";
 pub(crate) const APPENDER: &str = "appender";
+/// Records that the index could not take note of; the name tells whose.
+pub(crate) const APART: &str = "apart";
+/// Records that nothing refers to any more; left for people.
+pub(crate) const LOST: &str = "lost";
 
 /// The staging directory, and the memory that staging may use instead of it.
 pub(crate) struct StagingDir {

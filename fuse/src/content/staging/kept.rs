@@ -5,22 +5,25 @@
 //!
 //! ```text
 //! fdfs-stage 1
-//! data NAME
+//! data NAME LENGTH
 //! size BYTES
 //! base FILE_ID SIZE FINGERPRINT|- VISIBLE
 //! own START END
 //! end CRC32
 //! ```
+//!
+//! Data and record are on stable storage before anybody refers to them. A record that the index could not take note of is
+//! set apart under the number of its owner, for the next process to take up; one that cannot be used is never deleted.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Discard;
-use super::files::{APPENDER, DATA, KEPT, StageFile, StagingDir};
+use super::files::{APART, APPENDER, DATA, KEPT, LOST, StageFile, StagingDir};
 use super::image::{Base, Data, Image, Missing};
 use super::prefix::discard_noted;
 use crate::content::extents::Extents;
@@ -40,10 +43,16 @@ impl Record {
         let Some(file) = image.file() else { return Err(ContentError::Closed) };
         let path = previous.map_or_else(|| dir.fresh(KEPT), |r| r.path.clone());
         let tmp = dir.fresh("tmp");
-        let put = std::fs::write(&tmp, describe(image, file.path())).and_then(|()| {
+        let put = || {
+            file.file().sync_data()?;
+            let mut record = File::create(&tmp)?;
+            record.write_all(describe(image, file.path(), file.file().metadata()?.len()).as_bytes())?;
+            record.sync_all()?;
             file.stay(true);
-            std::fs::rename(&tmp, &path)
-        });
+            std::fs::rename(&tmp, &path)?;
+            File::open(dir.path())?.sync_all()
+        };
+        let put = put();
         if let Err(error) = put {
             let _ = std::fs::remove_file(&tmp);
             file.stay(previous.is_some_and(|r| Arc::ptr_eq(&r.file, file)));
@@ -58,6 +67,18 @@ impl Record {
     /// The record's own path: what the index remembers.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives the record a name that tells its owner, since nothing else does: [`apart`] finds it.
+    pub(crate) fn set_apart(&mut self, owner: u64) -> Result<(), ContentError> {
+        if self.path.extension().is_some_and(|ending| ending == APART) {
+            return Ok(());
+        }
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let path = self.path.with_file_name(format!("{owner}.{stem}.{APART}"));
+        std::fs::rename(&self.path, &path).map_err(|e| ContentError::local(&path, e))?;
+        self.path = path;
+        Ok(())
     }
 
     /// Removes the record; its data goes with the last user of the file.
@@ -103,9 +124,9 @@ fn standalone(dir: &StagingDir, image: &Image) -> Result<Image, ContentError> {
     Ok(flat)
 }
 
-fn describe(image: &Image, data: &Path) -> String {
+fn describe(image: &Image, data: &Path, length: u64) -> String {
     let name = data.file_name().unwrap_or_default().to_string_lossy();
-    let mut text = format!("fdfs-stage 1\ndata {name}\nsize {}\n", image.size);
+    let mut text = format!("fdfs-stage 1\ndata {name} {length}\nsize {}\n", image.size);
     if let Base::Object(object) = &image.base {
         let fingerprint = object.fingerprint.map_or_else(|| "-".to_owned(), |f| f.to_string());
         let _ = writeln!(text, "base {} {} {fingerprint} {}", object.file_id, object.size, image.visible);
@@ -121,6 +142,8 @@ fn describe(image: &Image, data: &Path) -> String {
 /// What a record says.
 struct Described {
     data: String,
+    /// Length of the data file; less is damage.
+    length: u64,
     size: u64,
     base: Base,
     visible: u64,
@@ -132,11 +155,14 @@ fn parse(text: &str) -> Option<Described> {
     let (body, end) = text.split_at(text.rfind("end ")?);
     let crc: u32 = end.strip_prefix("end ")?.strip_suffix('\n')?.parse().ok()?;
     let body = body.strip_prefix("fdfs-stage 1\n").filter(|_| crc == crc32fast::hash(body.as_bytes()))?;
-    let mut found = Described { data: String::new(), size: 0, base: Base::None, visible: 0, own: Extents::default() };
+    let mut found =
+        Described { data: String::new(), length: 0, size: 0, base: Base::None, visible: 0, own: Extents::default() };
     for line in body.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
-            ["data", name] if !name.contains('/') && name.ends_with(DATA) => found.data = name.to_owned(),
+            ["data", name, length] if !name.contains('/') && name.ends_with(DATA) => {
+                (found.data, found.length) = (name.to_owned(), length.parse().ok()?);
+            }
             ["size", size] => found.size = size.parse().ok()?,
             ["base", file_id, size, fingerprint, visible] => {
                 let fingerprint = match fingerprint {
@@ -162,15 +188,22 @@ fn parse(text: &str) -> Option<Described> {
 }
 
 /// Brings back kept data.
+///
+/// # Errors
+/// [`ContentError::NotFound`]: it is not there. [`ContentError::Corrupt`]: record or data are not what was written.
 pub(crate) fn load(path: &Path) -> Result<(Image, Record), ContentError> {
     let not_there = |path: &Path, e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => ContentError::NotFound(path.to_string_lossy().into()),
         _ => ContentError::local(path, e),
     };
-    let text = std::fs::read_to_string(path).map_err(|e| not_there(path, e))?;
+    let text = std::fs::read(path).map_err(|e| not_there(path, e))?;
+    let text = String::from_utf8_lossy(&text);
     let found = parse(&text).ok_or_else(|| ContentError::Corrupt(path.to_string_lossy().into()))?;
     let data = path.with_file_name(&found.data);
     let file = OpenOptions::new().read(true).write(true).open(&data).map_err(|e| not_there(&data, e))?;
+    if file.metadata().map_err(|e| ContentError::local(&data, e))?.len() < found.length {
+        return Err(ContentError::Corrupt(data.to_string_lossy().into()));
+    }
     let file = Arc::new(StageFile::new(file, data, true));
     let image = Image {
         data: Data::File(file.clone()),
@@ -182,24 +215,57 @@ pub(crate) fn load(path: &Path) -> Result<(Image, Record), ContentError> {
     Ok((image, Record { path: path.to_owned(), file }))
 }
 
-/// Removes what an earlier process left in the staging directory, except what `keep` names.
-pub(crate) fn sweep(dir: &Path, keep: &[Kept], discard: &Discard) -> Result<(), ContentError> {
-    let mut stays: Vec<PathBuf> = Vec::new();
-    for kept in keep {
-        stays.push(kept.path.clone());
-        // A record that cannot be read keeps its data by staying itself: `recover` reports it.
-        if let Some(found) = std::fs::read_to_string(&kept.path).ok().as_deref().and_then(parse) {
-            stays.push(kept.path.with_file_name(found.data));
+/// The records that were set apart, with the owners they were set apart for.
+pub(crate) fn apart(dir: &Path) -> Result<Vec<(u64, Kept)>, ContentError> {
+    let mut found = Vec::new();
+    for path in entries(dir)? {
+        let owner = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next());
+        if let Some(owner) = owner.filter(|_| path.extension().is_some_and(|ending| ending == APART)) {
+            match (owner.parse(), load(&path)) {
+                (Ok(owner), Ok((image, _))) => found.push((owner, Kept { path, size: image.size })),
+                _ => give_up(&path)?,
+            }
         }
     }
-    let error = |e| ContentError::local(dir, e);
-    for entry in std::fs::read_dir(dir).map_err(error)? {
-        let path = entry.map_err(error)?.path();
+    Ok(found)
+}
+
+/// Gives a record that was set apart another, ordinary name besides.
+pub(crate) fn adopt(dir: &StagingDir, kept: &Kept) -> Result<Kept, ContentError> {
+    let path = dir.fresh(KEPT);
+    std::fs::hard_link(&kept.path, &path).map_err(|e| ContentError::local(&path, e))?;
+    Ok(Kept { path, size: kept.size })
+}
+
+/// Leaves a record, and with it its data, to people: no process touches it again.
+pub(crate) fn give_up(record: &Path) -> Result<(), ContentError> {
+    let lost = record.with_extension(LOST);
+    tracing::error!(path = %lost.display(), "staged data that belongs to no file any more is left here");
+    std::fs::rename(record, &lost).map_err(|e| ContentError::local(&lost, e))
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, ContentError> {
+    let list = || std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>();
+    list().map_err(|e| ContentError::local(dir, e))
+}
+
+/// Removes what an earlier process left in the staging directory, except what `keep` names and what was given up.
+pub(crate) fn sweep(dir: &Path, keep: &[Kept], discard: &Discard) -> Result<(), ContentError> {
+    let entries = entries(dir)?;
+    let lost = entries.iter().filter(|path| path.extension().is_some_and(|ending| ending == LOST));
+    let mut stays: Vec<PathBuf> = Vec::new();
+    for record in keep.iter().map(|kept| &kept.path).chain(lost) {
+        stays.push(record.clone());
+        if let Some(found) = std::fs::read_to_string(record).ok().as_deref().and_then(parse) {
+            stays.push(record.with_file_name(found.data));
+        }
+    }
+    for path in entries {
         let ending = path.extension().unwrap_or_default();
         if ending == APPENDER {
             discard_noted(&path, discard);
         }
-        let ours = ending == APPENDER || ending == DATA || ending == KEPT || ending == "tmp";
+        let ours = [APPENDER, DATA, KEPT, APART, "tmp"].iter().any(|ours| ending == *ours);
         if ours && !stays.contains(&path) {
             std::fs::remove_file(&path).map_err(|e| ContentError::local(&path, e))?;
         }
@@ -245,6 +311,39 @@ mod tests {
         assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
     }
 
+    #[test]
+    fn what_is_damaged_or_belongs_to_nobody_is_never_deleted() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = StagingDir::open(tmp.path(), 1 << 20, 1 << 20).unwrap();
+        let discard: Discard = Arc::new(|_: &str| {});
+        let keep = |bytes: &[u8]| {
+            let mut image = Image::new(&dir, None, 0);
+            image.write(&dir, 0, bytes).unwrap();
+            Record::write(&dir, &image, None).unwrap()
+        };
+        let cut = keep(b"whole");
+        std::fs::write(cut.file.path(), "who").unwrap();
+        assert!(matches!(load(cut.path()), Err(ContentError::Corrupt(_))));
+        std::fs::write(cut.path(), "").unwrap();
+        assert!(matches!(load(cut.path()), Err(ContentError::Corrupt(_))));
+
+        let mut homeless = keep(b"homeless");
+        homeless.set_apart(17).unwrap();
+        let found = apart(tmp.path()).unwrap();
+        let [(17, kept)] = &found[..] else { panic!("{found:?}") };
+        let adopted = adopt(&dir, kept).unwrap();
+        sweep(tmp.path(), std::slice::from_ref(&adopted), &discard).unwrap();
+        assert!(apart(tmp.path()).unwrap().is_empty());
+        assert_eq!(load(&adopted.path).unwrap().0.size, 8);
+
+        give_up(&adopted.path).unwrap();
+        sweep(tmp.path(), &[], &discard).unwrap();
+        let lost = load(&adopted.path.with_extension(LOST)).unwrap().0;
+        let mut bytes = [0; 8];
+        lost.copy_local(0..8, &mut bytes, &mut Vec::new()).unwrap();
+        assert_eq!(&bytes, b"homeless");
+    }
+
     proptest! {
         #[test]
         fn damaged_records_are_refused(at in 0..200usize, byte: u8, text in ".*") {
@@ -252,7 +351,7 @@ mod tests {
             let dir = StagingDir::open(tmp.path(), 1 << 20, 1 << 20).unwrap();
             let mut image = Image::new(&dir, None, 0);
             image.write(&dir, 3, b"abc").unwrap();
-            let good = describe(&image, Path::new("1-0.data"));
+            let good = describe(&image, Path::new("1-0.data"), 0);
             prop_assert!(parse(&good).is_some());
             let mut bytes = good.clone().into_bytes();
             let at = at % bytes.len();

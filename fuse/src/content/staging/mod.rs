@@ -21,11 +21,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::files::StagingDir;
-use self::image::Image;
+use self::image::{Base, Image};
 use super::reading::Readers;
 use super::remote::Remote;
 use super::sizes::Sizes;
-use super::{ContentError, Kept, Object, Stage};
+use super::{ContentError, Kept, Object, Recovered, Stage};
 
 /// Told the file ID of stored content that nothing will ever refer to, such as an abandoned appender. It must not
 /// block; it runs on any thread, possibly under the lock of a stage.
@@ -62,9 +62,28 @@ impl<R: Remote> Staging<R> {
     }
 
     /// See [`ContentStore::recover`](super::ContentStore::recover).
-    pub(crate) fn recover(self: &Arc<Self>, kept: &Kept) -> Result<Box<dyn Stage>, ContentError> {
+    pub(crate) fn recover(self: &Arc<Self>, kept: &Kept) -> Result<Recovered, ContentError> {
         let (image, record) = kept::load(&kept.path)?;
-        Ok(stage::begin(self.clone(), image, false, Some(record)))
+        let base = match &image.base {
+            Base::Object(object) => Some(object.clone()),
+            Base::None | Base::Image(_) => None,
+        };
+        Ok(Recovered { stage: stage::begin(self.clone(), image, false, Some(record)), base })
+    }
+
+    /// See [`ContentStore::apart`](super::ContentStore::apart).
+    pub(crate) fn apart(&self) -> Result<Vec<(u64, Kept)>, ContentError> {
+        kept::apart(self.dir.path())
+    }
+
+    /// See [`ContentStore::adopt`](super::ContentStore::adopt).
+    pub(crate) fn adopt(&self, kept: &Kept) -> Result<Kept, ContentError> {
+        kept::adopt(&self.dir, kept)
+    }
+
+    /// See [`ContentStore::give_up`](super::ContentStore::give_up).
+    pub(crate) fn give_up(&self, kept: &Kept) -> Result<(), ContentError> {
+        kept::give_up(&kept.path)
     }
 
     /// See [`ContentStore::sweep`](super::ContentStore::sweep).

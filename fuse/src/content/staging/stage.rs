@@ -327,6 +327,10 @@ impl<R: Remote> Stage for ClusterStage<R> {
         Ok(kept)
     }
 
+    fn set_apart(&mut self, owner: u64) -> Result<(), ContentError> {
+        self.0.state.lock().kept.as_mut().map_or(Ok(()), |record| record.set_apart(owner))
+    }
+
     fn discard(self: Box<Self>) {
         if let Some(record) = self.0.state.lock().kept.take() {
             record.remove();

@@ -182,12 +182,12 @@ async fn complete<R: Remote>(core: &Core<R>, image: &mut Image) -> Result<(), Co
             buf.clear();
             buf.resize((part.end - part.start) as usize, 0);
             let mut missing = Vec::new();
-            image.copy_local(part.clone(), &mut buf, &mut missing)?;
+            tokio::task::block_in_place(|| image.copy_local(part.clone(), &mut buf, &mut missing))?;
             for lacking in missing {
                 let place = (lacking.range.start - part.start) as usize..(lacking.range.end - part.start) as usize;
                 core.fetch(&lacking.object, lacking.range.start, &mut buf[place]).await?;
             }
-            file.write(&buf, part.start).map_err(|(_, e)| e)?;
+            tokio::task::block_in_place(|| file.write(&buf, part.start)).map_err(|(_, e)| e)?;
             at = part.end;
         }
         Arc::make_mut(&mut image.own).insert(gap);

@@ -172,7 +172,7 @@ fn run(base: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
                     held = Held { content: model.clone(), file_id };
                     store_.stage(object.as_ref(), model.len() as u64).unwrap()
                 } else {
-                    store_.recover(&kept).unwrap()
+                    store_.recover(&kept).unwrap().stage
                 };
             }
             Step::Fates(fates) => remote.state.lock().fates.extend(fates),
