@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 dir=${1:-/var/lib/fdfs-quickstart} point=${2:-/mnt/fdfs}
 
 cargo build --release --manifest-path "$here/../../Cargo.toml" --bins
-bin=$here/../../target/release
+bin=${CARGO_TARGET_DIR:-$here/../../target}/release
 
 mkdir -p "$dir"/{tracker,storage,client,mount} "$point"
 dir=$(cd "$dir" && pwd)

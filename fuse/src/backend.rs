@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use fdfs_client::ClientConfig;
@@ -91,6 +92,21 @@ impl Claim {
     }
 }
 
+/// Opens the index. A mount that has been unmounted lets go of it only a moment after umount(8) has returned, so one that
+/// is in use is asked for again for a while.
+fn open_index(path: &Path) -> fdfs_index::Result<Index> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const PAUSE: Duration = Duration::from_millis(20);
+    let begun = Instant::now();
+    loop {
+        match Index::open(path, fdfs_index::Options::default()) {
+            // Nothing tells when a lock of another process is released but trying.
+            Err(IndexError::Busy { .. }) if begun.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+}
+
 /// A tenth of the free space, but not more than 10 GiB.
 fn default_cache_size(dir: &Path) -> u64 {
     const MOST: u64 = 10 << 30;
@@ -113,7 +129,7 @@ pub struct Backend {
     /// What file IDs are appended to in URLs, unless the settings say otherwise.
     pub url_prefix: String,
     embedded: Option<Embedded>,
-    _claims: Vec<Claim>,
+    claims: Vec<Claim>,
 }
 
 /// The cluster of the settings; `None`: the embedded one.
@@ -139,7 +155,7 @@ impl Backend {
     /// Opens the index, starts the embedded cluster if there is no other, and connects.
     pub fn start(settings: &Settings, places: &Places, client: Option<ClientConfig>) -> Result<Backend> {
         // First, because it is what tells a second mount of the same tree.
-        let index = Index::open(&places.index, fdfs_index::Options::default()).map_err(|error| match error {
+        let index = open_index(&places.index).map_err(|error| match error {
             IndexError::Busy { .. } => anyhow!("index {error}"),
             error => anyhow!("cannot open the index {}: {error}", places.index.display()),
         })?;
@@ -176,7 +192,7 @@ impl Backend {
             }
         }));
         let store = ClusterStore::open(client, config).context("cannot open the content store")?;
-        Ok(Backend { index, store: Arc::new(store), url_prefix, embedded, _claims: claims })
+        Ok(Backend { index, store: Arc::new(store), url_prefix, embedded, claims })
     }
 
     /// Looks whether the cluster answers; a warning if not, because names and attributes can be used without it.
@@ -197,6 +213,8 @@ impl Backend {
         if let Some(embedded) = self.embedded {
             embedded.stop();
         }
+        // Whoever gets the index next finds all else free.
+        drop(self.claims);
         self.index.close().context("cannot close the index")
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use fdfs_fuse::backend::{self, Backend, Places};
 use fdfs_fuse::cli::{Cli, Environment, Settings};
 use fdfs_fuse::daemon::{self, Side, Starting};
@@ -14,6 +14,7 @@ use fdfs_fuse::serve::serve;
 use fdfs_fuse::signals::Signals;
 use fdfs_fuse::tree::{self, Tree};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
@@ -42,6 +43,11 @@ fn start(cli: Cli) -> Result<ExitCode> {
     let settings = cli.settings(&Environment::read()?)?;
     // Mistakes that can be found without doing anything are found before the fork.
     let mountpoint = Mountpoint::check(&settings.mountpoint)?;
+    // EnvFilter takes a word it does not know for the name of a module.
+    let mut words = settings.log_level.split(',').filter(|word| !word.contains('='));
+    if let Some(word) = words.find(|word| word.trim().parse::<LevelFilter>().is_err()) {
+        bail!("log level `{word}` is unknown; try error, warn, info, debug or trace");
+    }
     let filter = EnvFilter::try_new(&settings.log_level).map_err(|error| {
         anyhow!("log level `{}`: {error}; try error, warn, info, debug or trace", settings.log_level)
     })?;

@@ -101,9 +101,11 @@ impl Fixture {
         self.tree.getxattr(ino, b"user.fdfs.file_id", |value| String::from_utf8(value.to_vec()).unwrap()).unwrap()
     }
 
-    /// Waits until the collector has deleted what nothing refers to.
-    fn collected(&self) {
-        while self.index.stats().garbage > 0 {
+    /// Waits until nothing is stored that a name does not lead to. What a seal or a read has held ends a moment after its
+    /// answer, and with it the last reference.
+    fn collected(&self, names: u64) {
+        let left = || (self.index.stats().inodes - 1, self.index.stats().garbage);
+        while left() != (names, 0) {
             self.index.sync().unwrap();
             std::thread::yield_now();
         }
@@ -134,10 +136,10 @@ fn equal_contents_are_stored_once_and_go_with_the_last_name() {
     assert_eq!(f.file_id(a), f.file_id(b));
     assert_eq!(f.store.count(Op::Upload), 1);
     f.tree.unlink(Ino::ROOT, b"a").unwrap();
-    f.collected();
+    f.collected(1);
     assert_eq!(f.read(b), b"same");
     f.tree.unlink(Ino::ROOT, b"b").unwrap();
-    f.collected();
+    f.collected(0);
     assert!(f.store.objects().is_empty());
 }
 
@@ -509,4 +511,42 @@ fn a_removed_inode_lives_until_it_is_forgotten() {
     assert_eq!(errno(f.tree.getattr(old)), libc::ENOENT);
     assert_eq!(errno(f.tree.getattr(dir)), libc::ENOENT);
     assert_eq!(f.read(new), b"new");
+}
+
+#[test]
+fn what_a_failed_index_cannot_note_is_stored_by_the_next_mount() {
+    let f = Fixture::new();
+    let ino = f.file("a", b"before");
+    let Fixture { directory, store, index, tree } = f;
+    tree.close().unwrap();
+    index.close().unwrap();
+
+    let path = directory.path().join("index.db");
+    let fault: fdfs_index::Fault = Arc::new(|step| match step {
+        fdfs_index::Step::BeforeCommit => Err(std::io::Error::from_raw_os_error(libc::ENOSPC)),
+        _ => Ok(()),
+    });
+    let options = fdfs_index::Options { fault: Some(fault), ..fdfs_index::Options::default() };
+    let index = Arc::new(Index::open(&path, options).unwrap());
+    let content: Arc<dyn ContentStore> = store.clone();
+    let tree = Tree::open(index.clone(), content, Options::default()).unwrap();
+    let f = Fixture { directory, store, index, tree };
+    let fh = f.tree.open(ino, READ_WRITE).unwrap().fh;
+    f.write(fh, 0, b"after!");
+    assert!(f.flush(fh).is_err());
+    // The index has given up; nothing more is uploaded for it.
+    let uploads = f.store.count(Op::Upload);
+    f.write(fh, 0, b"AFTER!");
+    assert_eq!(errno(f.close(fh)), libc::EROFS);
+    assert_eq!(f.store.count(Op::Upload), uploads);
+
+    let Fixture { directory, store, index, tree } = f;
+    assert!(tree.close().is_err());
+    drop(index);
+    let f = Fixture::open(directory, store, Options::default());
+    while f.read(ino) != b"AFTER!" {
+        std::thread::yield_now();
+    }
+    let (f, failed) = f.restart(Options::default());
+    assert_eq!((f.read(ino), failed), (b"AFTER!".to_vec(), 0));
 }

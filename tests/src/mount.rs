@@ -76,6 +76,14 @@ impl Mount {
         self.await_end()
     }
 
+    /// Unmounts as umount(8) does: when this returns, the program may still be ending.
+    ///
+    /// # Errors
+    /// When the unmounting fails.
+    pub fn detach(&self) -> Result<()> {
+        unmount(&self.point, 0)
+    }
+
     /// Sends SIGTERM and waits for the program's end.
     ///
     /// # Errors

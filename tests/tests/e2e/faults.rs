@@ -103,3 +103,21 @@ fn without_foreground_it_returns_when_the_mount_answers() {
     assert_eq!(fs::read_to_string(point.join("file")).unwrap(), "content");
     mount.unmount().unwrap();
 }
+
+#[test]
+fn a_mount_follows_its_unmounting_at_once() {
+    if !need::fuse() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (data, points) = (dir.path().join("data"), [dir.path().join("a"), dir.path().join("b")]);
+    let mut mount = Mount::embedded(&points[0], &data).unwrap();
+    for round in 1..6 {
+        fs::write(mount.path().join("file"), round.to_string()).unwrap();
+        mount.detach().unwrap();
+        let next = Mount::embedded(&points[round % 2], &data).unwrap();
+        assert_eq!(fs::read_to_string(next.path().join("file")).unwrap(), round.to_string());
+        mount = next;
+    }
+    mount.unmount().unwrap();
+}

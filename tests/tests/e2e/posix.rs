@@ -37,6 +37,37 @@ fn an_unlinked_file_lives_while_it_is_open() {
 }
 
 #[test]
+fn who_has_looked_a_file_up_can_still_open_it_when_it_is_gone() {
+    with_mount(|root| {
+        let (a, b, dir) = (root.join("a"), root.join("b"), root.join("dir"));
+        fs::write(&a, "old").unwrap();
+        fs::create_dir(&dir).unwrap();
+        let seen = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&a).unwrap();
+        let inside = File::open(&dir).unwrap();
+        fs::write(&b, "new").unwrap();
+        fs::rename(&b, &a).unwrap();
+        fs::remove_dir(&dir).unwrap();
+        assert_eq!((seen.metadata().unwrap().nlink(), inside.metadata().unwrap().nlink()), (0, 0));
+        let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&seen));
+        assert_eq!(fs::read_to_string(again).unwrap(), "old");
+        assert_eq!(fs::read_to_string(&a).unwrap(), "new");
+        // As editors do: there is never a moment without the file.
+        std::thread::scope(|s| {
+            let writer = s.spawn(|| {
+                for i in 0..1000 {
+                    fs::write(&b, i.to_string()).unwrap();
+                    fs::rename(&b, &a).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                fs::read_to_string(&a).unwrap();
+            }
+            writer.join().unwrap();
+        });
+    });
+}
+
+#[test]
 fn rename_replaces_atomically_and_respects_its_flags() {
     with_mount(|root| {
         let (a, b) = (root.join("a"), root.join("b"));

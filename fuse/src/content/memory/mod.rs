@@ -41,6 +41,7 @@ type Job = Box<dyn FnOnce() + Send>;
 struct State {
     objects: BTreeMap<String, Arc<Vec<u8>>>,
     kept: HashMap<PathBuf, Content>,
+    apart: Vec<(u64, Kept)>,
     faults: HashMap<Op, VecDeque<ContentError>>,
     gates: HashMap<Op, Arc<GateState>>,
     counts: HashMap<Op, u64>,
@@ -246,7 +247,17 @@ impl ContentStore for MemoryStore {
         Ok(Recovered { stage: self.shared.clone().stage(content, true, Some(kept.path.clone())), base })
     }
 
+    fn apart(&self) -> Result<Vec<(u64, Kept)>, ContentError> {
+        Ok(self.shared.state.lock().apart.clone())
+    }
+
+    fn give_up(&self, kept: &Kept) -> Result<(), ContentError> {
+        self.shared.state.lock().apart.retain(|(_, apart)| apart != kept);
+        Ok(())
+    }
+
     fn sweep(&self, keep: &[Kept]) -> Result<(), ContentError> {
+        self.shared.state.lock().apart.clear();
         self.shared.state.lock().kept.retain(|path, _| keep.iter().any(|k| k.path == *path));
         Ok(())
     }

@@ -252,6 +252,17 @@ impl Stage for MemoryStage {
         Ok(Kept { path, size: state.content.data.len() as u64 })
     }
 
+    fn set_apart(&mut self, owner: u64) -> Result<(), ContentError> {
+        let state = self.state.lock();
+        if let Some(path) = &state.kept {
+            let kept = Kept { path: path.clone(), size: state.content.data.len() as u64 };
+            let mut store = self.shared.state.lock();
+            store.apart.retain(|(_, apart)| apart.path != kept.path);
+            store.apart.push((owner, kept));
+        }
+        Ok(())
+    }
+
     fn discard(self: Box<Self>) {
         if let Some(path) = self.state.lock().kept.take() {
             self.shared.state.lock().kept.remove(&path);
