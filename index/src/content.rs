@@ -44,7 +44,7 @@ impl State {
     }
 
     /// Makes the change; the caller publishes it.
-    fn refer(&mut self, contents: &mut Contents, change: Change, size: u64, mtime: Timestamp, tx: &mut Tx) {
+    fn refer(&mut self, contents: &mut Contents, change: Change, size: u64, along: Along, tx: &mut Tx) {
         let former = self.attr.content;
         match change {
             Change::Keep => {}
@@ -60,10 +60,13 @@ impl State {
             contents.release(former, tx);
         }
         self.attr.size = size;
-        self.attr.mtime = mtime;
+        self.attr.mtime = along.mtime;
         // The content may have been written some time before it is attached.
-        self.attr.ctime = self.attr.ctime.max(mtime);
+        self.attr.ctime = along.ctime.unwrap_or(self.attr.ctime.max(along.mtime));
         tx.push(self.row());
+        if along.unstage {
+            tx.push(Delta::StagedGone(self.attr.ino));
+        }
     }
 }
 
@@ -80,7 +83,7 @@ impl Core {
         Ok(contents.get(id).cloned())
     }
 
-    pub fn reuse(&self, ino: Ino, print: &Fingerprint, size: u64, mtime: Timestamp) -> Result<Option<Attr>> {
+    pub fn reuse(&self, ino: Ino, print: &Fingerprint, size: u64, along: Along) -> Result<Option<Attr>> {
         self.queue.admit()?;
         let node = self.node(ino)?;
         let mut locked = Locked::new([&node]);
@@ -90,13 +93,13 @@ impl Core {
         let mut contents = self.contents_with(&wants)?;
         let Some(id) = contents.find(&key).map(|content| content.id) else { return Ok(None) };
         let mut tx = Tx::new();
-        state.refer(&mut contents, Change::Share(id), size, mtime, &mut tx);
+        state.refer(&mut contents, Change::Share(id), size, along, &mut tx);
         let attr = state.attr;
         self.publish(locked, Some(contents), tx);
         Ok(Some(attr))
     }
 
-    pub fn attach(&self, ino: Ino, new: NewContent, mtime: Timestamp) -> Result<Attr> {
+    pub fn attach(&self, ino: Ino, new: NewContent, along: Along) -> Result<Attr> {
         self.queue.admit()?;
         if i64::try_from(new.size).is_err() {
             return Err(IndexError::Invalid("a size must be below 2^63"));
@@ -138,13 +141,13 @@ impl Core {
             }
             (None, None) => Change::Own(contents.insert(new, &mut tx)),
         };
-        state.refer(&mut contents, change, size, mtime, &mut tx);
+        state.refer(&mut contents, change, size, along, &mut tx);
         let attr = state.attr;
         self.publish(locked, Some(contents), tx);
         Ok(attr)
     }
 
-    pub fn clone_content(&self, from: Ino, to: Ino, expected: ContentId, mtime: Timestamp) -> Result<Option<Attr>> {
+    pub fn clone_content(&self, from: Ino, to: Ino, expected: ContentId, along: Along) -> Result<Option<Attr>> {
         self.queue.admit()?;
         let (from_node, to_node) = (self.node(from)?, self.node(to)?);
         let mut locked = Locked::new([&from_node, &to_node]);
@@ -160,13 +163,13 @@ impl Core {
             return Err(IndexError::Invalid("mutable content cannot be shared"));
         }
         let mut tx = Tx::new();
-        state.refer(&mut contents, Change::Share(expected), size, mtime, &mut tx);
+        state.refer(&mut contents, Change::Share(expected), size, along, &mut tx);
         let attr = state.attr;
         self.publish(locked, Some(contents), tx);
         Ok(Some(attr))
     }
 
-    pub fn clear_content(&self, ino: Ino, mtime: Timestamp) -> Result<Attr> {
+    pub fn clear_content(&self, ino: Ino, along: Along) -> Result<Attr> {
         self.queue.admit()?;
         let node = self.node(ino)?;
         let mut locked = Locked::new([&node]);
@@ -174,7 +177,7 @@ impl Core {
         let wants: Vec<Want> = state.current().into_iter().collect();
         let mut contents = self.contents_with(&wants)?;
         let mut tx = Tx::new();
-        state.refer(&mut contents, Change::Clear, 0, mtime, &mut tx);
+        state.refer(&mut contents, Change::Clear, 0, along, &mut tx);
         let attr = state.attr;
         self.publish(locked, Some(contents), tx);
         Ok(attr)

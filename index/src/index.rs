@@ -234,22 +234,34 @@ impl Index {
     }
 
     /// Deduplication before an upload: if a content of that fingerprint and size is known, `ino` refers to it from now on
-    /// (size, `mtime` and `ctime` set, its former content released). `None`: it is unknown, nothing was changed.
-    pub fn reuse(&self, ino: Ino, fingerprint: &Fingerprint, size: u64, mtime: Timestamp) -> Result<Option<Attr>> {
-        self.core.reuse(ino, fingerprint, size, mtime)
+    /// (size and times set, its former content released). `None`: it is unknown, nothing was changed.
+    pub fn reuse(
+        &self,
+        ino: Ino,
+        fingerprint: &Fingerprint,
+        size: u64,
+        along: impl Into<Along>,
+    ) -> Result<Option<Attr>> {
+        self.core.reuse(ino, fingerprint, size, along.into())
     }
 
-    /// Lets `ino` refer to a content that the storage has acknowledged (size, `mtime` and `ctime` set, its former content
+    /// Lets `ino` refer to a content that the storage has acknowledged (size and times set, its former content
     /// released). If the fingerprint became known meanwhile, the known content is used and the new file ID is garbage.
     /// With the file ID of the mutable content `ino` has already, that one is updated in place.
-    pub fn attach(&self, ino: Ino, new: NewContent, mtime: Timestamp) -> Result<Attr> {
-        self.core.attach(ino, new, mtime)
+    pub fn attach(&self, ino: Ino, new: NewContent, along: impl Into<Along>) -> Result<Attr> {
+        self.core.attach(ino, new, along.into())
     }
 
     /// Lets `to` refer to the content of `from`, which must be `content`, and have its size: a copy without copying.
     /// `None`: `from` has another content by now, nothing was changed. Mutable content is `Invalid`.
-    pub fn clone_content(&self, from: Ino, to: Ino, content: ContentId, mtime: Timestamp) -> Result<Option<Attr>> {
-        self.core.clone_content(from, to, content, mtime)
+    pub fn clone_content(
+        &self,
+        from: Ino,
+        to: Ino,
+        content: ContentId,
+        along: impl Into<Along>,
+    ) -> Result<Option<Attr>> {
+        self.core.clone_content(from, to, content, along.into())
     }
 
     /// Whether changes are taken, as far as is known. Never waits.
@@ -261,8 +273,8 @@ impl Index {
     }
 
     /// Releases the content of `ino`; its size becomes 0.
-    pub fn clear_content(&self, ino: Ino, mtime: Timestamp) -> Result<Attr> {
-        self.core.clear_content(ino, mtime)
+    pub fn clear_content(&self, ino: Ino, along: impl Into<Along>) -> Result<Attr> {
+        self.core.clear_content(ino, along.into())
     }
 
     // Garbage

@@ -271,6 +271,23 @@ pub struct NewContent {
     pub mutable: bool,
 }
 
+/// What changes with the content of an inode, in the same transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Along {
+    /// When the content was written.
+    pub mtime: Timestamp,
+    /// The time of the last change of the inode; `None`: the later of the one it has and `mtime`.
+    pub ctime: Option<Timestamp>,
+    /// The inode's [`StagedRow`] goes: what it kept is this content, or older.
+    pub unstage: bool,
+}
+
+impl From<Timestamp> for Along {
+    fn from(mtime: Timestamp) -> Along {
+        Along { mtime, ctime: None, unstage: false }
+    }
+}
+
 /// Local data of an inode that is not yet in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StagedRow {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fdfs_index::{IndexError, Ino, NewContent, SetAttr};
+use fdfs_index::{Along, IndexError, Ino, NewContent, SetAttr};
 
 use super::Core;
 use super::error::{Done, Result, TreeError};
@@ -196,8 +196,13 @@ impl Core {
     fn take_known(&self, inode: &OpenInode, fingerprint: &Fingerprint, size: u64) -> bool {
         let mut state = inode.lock();
         let Ok(Some(times)) = self.settle_times(inode.ino, &mut state) else { return false };
-        match self.index.reuse(inode.ino, fingerprint, size, times.mtime) {
-            Ok(found) => found.is_some(),
+        match self.index.reuse(inode.ino, fingerprint, size, along(&state, times)) {
+            Ok(found) => {
+                if found.is_some() {
+                    unstaged(&mut state);
+                }
+                found.is_some()
+            }
             Err(error) => {
                 tracing::warn!(ino = inode.ino.0, "look-up of known content: {error}");
                 false
@@ -251,7 +256,7 @@ impl Core {
         settled
     }
 
-    /// Lets the index refer to what was sealed.
+    /// Lets the index refer to what was sealed: content, times and the end of what was kept are one transaction.
     fn publish(&self, inode: &OpenInode, state: &mut State, sealed: Sealed) -> Result<()> {
         // Of known content, the index has changed the times already.
         let known = matches!(sealed, Sealed::Known { .. });
@@ -272,20 +277,25 @@ impl Core {
                     file_id: file_id.clone(),
                     mutable: false,
                 };
-                if let Err(error) = self.index.attach(inode.ino, content, times.mtime) {
+                if let Err(error) = self.index.attach(inode.ino, content, along(state, times)) {
                     // Nothing will ever refer to it.
                     if self.index.discard(&file_id).is_err() {
                         self.remove_unnoted(&file_id);
                     }
                     return Err(error.into());
                 }
+                unstaged(state);
             }
-            Sealed::Empty => drop(self.index.clear_content(inode.ino, times.mtime)?),
-            Sealed::Known { .. } | Sealed::Unchanged => {}
+            Sealed::Empty => {
+                self.index.clear_content(inode.ino, along(state, times))?;
+                unstaged(state);
+            }
+            Sealed::Known { .. } => {}
+            Sealed::Unchanged => {
+                let set = SetAttr { mtime: Some(times.mtime), ctime: Some(times.ctime), ..SetAttr::default() };
+                self.index.setattr(inode.ino, &set)?;
+            }
         }
-        // The times are those of the last write, not those of the upload: what `stat` said before must stay true.
-        let set = SetAttr { mtime: Some(times.mtime), ctime: Some(times.ctime), ..SetAttr::default() };
-        self.index.setattr(inode.ino, &set)?;
         Ok(())
     }
 
@@ -432,5 +442,19 @@ impl Core {
         }
         drop(send);
         receive.iter().filter_map(|(ino, result)| Some((ino, result.err()?))).collect()
+    }
+}
+
+/// What changes in the index with the content. The times are those of the last write, not those of the upload: what `stat`
+/// said before must stay true.
+fn along(state: &State, times: Times) -> Along {
+    let unstage = matches!(&state.body, Body::Staged(staged) if staged.kept);
+    Along { mtime: times.mtime, ctime: Some(times.ctime), unstage }
+}
+
+/// The index has been told that what was kept goes.
+fn unstaged(state: &mut State) {
+    if let Body::Staged(staged) = &mut state.body {
+        staged.kept = false;
     }
 }
