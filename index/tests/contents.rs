@@ -318,3 +318,19 @@ fn fingerprints_have_a_text_form() {
     assert!("xyz".parse::<Fingerprint>().is_err());
     assert_eq!(Fingerprint::from(blake3::hash(&[1])), print);
 }
+
+#[test]
+fn content_times_and_the_end_of_staged_data_come_together() {
+    let (dir, index) = fresh();
+    let a = touch(&index, "a");
+    let row = StagedRow { ino: a, path: "/staging/1".into(), size: 10 };
+    for (number, unstage) in [(1, false), (2, true)] {
+        index.stage_put(row.clone()).unwrap();
+        let along = Along { mtime: time(5), ctime: Some(time(7)), unstage };
+        let attr = index.attach(a, sealed(number, &format!("group1/{number}")), along).unwrap();
+        assert_eq!((attr.mtime, attr.ctime), (time(5), time(7)));
+        assert_eq!(index.staged().unwrap().is_empty(), unstage);
+    }
+    index.close().unwrap();
+    drop(dir);
+}
