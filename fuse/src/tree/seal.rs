@@ -395,12 +395,16 @@ impl Core {
         let (inode, file_id) = (inode.clone(), content.file_id.clone());
         self.store.persist(
             &content.file_id,
-            Box::new(move |result| match (result, drop(pin)).0 {
-                Ok(_) => {
-                    inode.lock().durable = Some(file_id);
-                    sync(waiters);
+            Box::new(move |result| {
+                // Held until here, so that nobody deletes what is being brought to the disk.
+                drop(pin);
+                match result {
+                    Ok(_) => {
+                        inode.lock().durable = Some(file_id);
+                        sync(waiters);
+                    }
+                    Err(error) => answer(waiters, Err(error.into())),
                 }
-                Err(error) => answer(waiters, Err(error.into())),
             }),
         );
     }
