@@ -175,6 +175,10 @@ fn a_full_disk_is_said_so_and_leaves_no_pieces() {
     }
     assert_eq!(f.stored().len(), kept.len() + 1);
     assert_eq!(f.changes().len(), kept.len() + 1);
+    // Growing is refused, making room is not.
+    assert_eq!(c.truncate(&appender, 1 << 40).status, 28);
+    let mut c = f.client();
+    c.truncate(&appender, 2).ok();
     c.delete(&kept[0]).ok();
     f.storage.take().unwrap().stop();
 }

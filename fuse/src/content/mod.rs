@@ -145,20 +145,13 @@ pub trait ContentStore: Send + Sync + 'static {
     fn recover(&self, kept: &Kept) -> Result<Recovered, ContentError>;
 
     /// What an earlier process [set apart](Stage::set_apart), with its owners.
-    fn apart(&self) -> Result<Vec<(u64, Kept)>, ContentError> {
-        Ok(Vec::new())
-    }
+    fn apart(&self) -> Result<Vec<(u64, Kept)>, ContentError>;
 
     /// Takes up what was set apart: refer to the answer, then [`sweep`](ContentStore::sweep).
-    fn adopt(&self, kept: &Kept) -> Result<Kept, ContentError> {
-        Ok(kept.clone())
-    }
+    fn adopt(&self, kept: &Kept) -> Result<Kept, ContentError>;
 
     /// Leaves staged data that is of no use here to people: its files stay, and are not looked at again.
-    fn give_up(&self, kept: &Kept) -> Result<(), ContentError> {
-        let _ = kept;
-        Ok(())
-    }
+    fn give_up(&self, kept: &Kept) -> Result<(), ContentError>;
 
     /// Removes local files that an earlier process left behind and `keep` does not name, except what was given up. Call
     /// once, at start.
@@ -236,10 +229,7 @@ pub trait Stage: Send {
 
     /// The index cannot take note of what [`keep`](Stage::keep) gave: notes the owner beside the data, for
     /// [`ContentStore::apart`].
-    fn set_apart(&mut self, owner: u64) -> Result<(), ContentError> {
-        let _ = owner;
-        Ok(())
-    }
+    fn set_apart(&mut self, owner: u64) -> Result<(), ContentError>;
 
     /// Forgets the content, kept or not, and removes its local files.
     fn discard(self: Box<Self>);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fdfs_index::{Content, Ino, Timestamp};
+use fdfs_index::{Along, Content, Ino, Timestamp};
 use parking_lot::Mutex;
 
 use super::Core;
@@ -65,7 +65,9 @@ impl Core {
         let covered = offset + copied;
         if covered == content.size {
             let (from, to) = (source.inode.ino, target.inode.ino);
-            if self.index.clone_content(from, to, content.id, now)?.is_none() {
+            let unstage = matches!(&state.body, Body::Staged(staged) if staged.kept);
+            let along = Along { unstage, ..now.into() };
+            if self.index.clone_content(from, to, content.id, along)?.is_none() {
                 // It has been replaced in this moment.
                 return Ok(None);
             }

@@ -159,13 +159,9 @@ impl Core {
     /// Notes in the index what an earlier process could not note there. Before anything else can be created: the number
     /// of a file whose creation was lost may be given to another one later.
     fn adopt_apart(&self) -> Result<()> {
-        let noted: Vec<Ino> = self.index.staged()?.iter().map(|row| row.ino).collect();
         for (owner, kept) in self.store.apart()? {
             let ino = Ino(owner);
-            if noted.contains(&ino) {
-                // The last attempt to take it up was noted, and then cut short.
-                continue;
-            }
+            // Newer than any row of the inode: since it was set apart, the index has taken no note of anything.
             match self.index.getattr(ino) {
                 Ok(attr) if attr.kind == FileKind::Regular => {
                     let Kept { path, size } = self.store.adopt(&kept)?;

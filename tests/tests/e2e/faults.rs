@@ -46,6 +46,9 @@ fn what_cannot_be_mounted_is_explained() {
     refused(&point, &[&point, dd, &data, Path::new("-o"), Path::new("frobnicate")], &["frobnicate"]);
     refused(&point, &[&point, dd, &data, Path::new("-c"), &root.join("no.conf")], &["no.conf"]);
 
+    refused(&point, &[&point, dd, &point.join("data")], &["--data-dir", "below the mountpoint"]);
+    refused(&point, &[&point, dd, &data, Path::new("--log-level"), Path::new("loud")], &["loud", "debug"]);
+
     let conf = root.join("bad.conf");
     fs::write(&conf, "tracker_server = 127.0.0.1:notaport\n").unwrap();
     refused(&point, &[&point, dd, &data, Path::new("-c"), &conf], &["bad.conf", "tracker_server", "notaport"]);

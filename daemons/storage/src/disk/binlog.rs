@@ -128,22 +128,30 @@ impl Binlog {
     /// # Errors
     /// What the system reported, such as a full disk; the line is then not in the file.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
-        let mut open = self.open.lock();
+        self.append_to(&mut self.open.lock(), line)
+    }
+
+    fn append_to(&self, open: &mut Open, line: &[u8]) -> io::Result<()> {
         open.pay()?;
         open.write(line)?;
         if open.size >= self.rotate_at {
-            self.rotate(&mut open);
+            self.rotate(open);
         }
         Ok(())
     }
 
     /// [`append`](Binlog::append) of a change that cannot be taken back: after an error the line is owed, and written
-    /// before any other. Ask [`ready`](Binlog::ready) before making such a change.
+    /// before any other, as long as this process lives. Ask [`ready`](Binlog::ready) before making such a change.
     ///
     /// # Errors
     /// As [`append`](Binlog::append).
     pub fn append_done(&self, line: &[u8]) -> io::Result<()> {
-        self.append(line).inspect_err(|_| self.open.lock().owed.extend_from_slice(line))
+        let mut open = self.open.lock();
+        let appended = self.append_to(&mut open, line);
+        if appended.is_err() {
+            open.owed.extend_from_slice(line);
+        }
+        appended
     }
 
     /// Whether lines can be written, as far as is known: none is owed.

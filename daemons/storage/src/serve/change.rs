@@ -127,9 +127,12 @@ impl Service {
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         let (file, old) = self.open_appender(&place, &request.name)?;
         if request.size != old.size {
-            let growth = request.size.saturating_sub(old.size);
-            if !place.path.has_room(growth, &self.membership()?.reserved, self.store.paths().len()) {
-                return Err(Status::ENOSPC.into());
+            // A full disk must not keep anybody from making room.
+            if request.size > old.size {
+                let growth = request.size - old.size;
+                if !place.path.has_room(growth, &self.membership()?.reserved, self.store.paths().len()) {
+                    return Err(Status::ENOSPC.into());
+                }
             }
             self.can_record()?;
             held.set_sum(None);

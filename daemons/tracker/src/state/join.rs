@@ -80,13 +80,12 @@ impl Cluster {
             // The port of a whole group can be changed by restarting its members one after the other: each is
             // refused until the last has the new one. A member that is being served is another process than the one
             // that asks here: clients go on finding it where it is.
-            if let Some(storage) = group.member(&member.id) {
-                if storage.session.is_some_and(|session| session != caller.session) {
-                    return Err(Status::EINVAL);
-                }
-                if let Some(storage) = group.member_mut(&member.id) {
-                    storage.port = port;
-                }
+            let session = group.member(&member.id).and_then(|storage| storage.session);
+            if session.is_some_and(|session| session != caller.session) {
+                return Err(Status::EINVAL);
+            }
+            if let Some(storage) = group.member_mut(&member.id) {
+                storage.port = port;
             }
             if group.members().iter().any(|m| m.port != port) {
                 return Err(Status::EINVAL);

@@ -253,13 +253,18 @@ impl Stage for MemoryStage {
     }
 
     fn set_apart(&mut self, owner: u64) -> Result<(), ContentError> {
-        let state = self.state.lock();
-        if let Some(path) = &state.kept {
-            let kept = Kept { path: path.clone(), size: state.content.data.len() as u64 };
-            let mut store = self.shared.state.lock();
-            store.apart.retain(|(_, apart)| apart.path != kept.path);
-            store.apart.push((owner, kept));
+        let mut state = self.state.lock();
+        let Some(path) = state.kept.take() else { return Ok(()) };
+        let mut store = self.shared.state.lock();
+        // As on a disk: it is not where it was any more.
+        let apart = path.with_extension("apart");
+        if let Some(content) = store.kept.remove(&path) {
+            store.kept.insert(apart.clone(), content);
         }
+        let kept = Kept { path: apart.clone(), size: state.content.data.len() as u64 };
+        store.apart.retain(|(_, before)| before.path != apart);
+        store.apart.push((owner, kept));
+        state.kept = Some(apart);
         Ok(())
     }
 

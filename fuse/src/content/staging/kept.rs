@@ -12,7 +12,7 @@
 //! end CRC32
 //! ```
 //!
-//! Data and record are on stable storage before anybody refers to them. A record that the index could not take note of is
+//! Data and record are brought to stable storage before anybody refers to them. A record that the index could not take note of is
 //! set apart under the number of its owner, for the next process to take up; one that cannot be used is never deleted.
 
 use std::fmt::Write as _;
@@ -49,17 +49,20 @@ impl Record {
             record.write_all(describe(image, file.path(), file.file().metadata()?.len()).as_bytes())?;
             record.sync_all()?;
             file.stay(true);
-            std::fs::rename(&tmp, &path)?;
-            File::open(dir.path())?.sync_all()
+            std::fs::rename(&tmp, &path)
         };
-        let put = put();
-        if let Err(error) = put {
+        // Waits for the disk, possibly on a thread of the runtime.
+        if let Err(error) = tokio::task::block_in_place(put) {
             let _ = std::fs::remove_file(&tmp);
             file.stay(previous.is_some_and(|r| Arc::ptr_eq(&r.file, file)));
             return Err(ContentError::local(&path, error));
         }
         if let Some(old) = previous.filter(|r| !Arc::ptr_eq(&r.file, file)) {
             old.file.stay(false);
+        }
+        // It is in place, and survives this process; only a power cut could still take it back.
+        if let Err(error) = File::open(dir.path()).and_then(|dir| dir.sync_all()) {
+            tracing::warn!(path = %path.display(), %error, "record of staged data not on stable storage");
         }
         Ok(Record { path, file: file.clone() })
     }
