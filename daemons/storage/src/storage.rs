@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use fdfs_protocol::datafile::StorageStatFile;
 use fdfs_protocol::{GroupName, IpText};
-use fdfs_server::{Listen, Server};
+use fdfs_server::{Dial, Listen, Server};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,7 +29,6 @@ use crate::disk::store::Store;
 use crate::names::Names;
 use crate::report::active::Active;
 use crate::report::identity::{self, Identity};
-use crate::report::link::Dial;
 use crate::report::session::Cluster;
 use crate::serve::{Service, Settings};
 

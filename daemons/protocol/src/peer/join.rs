@@ -1,7 +1,7 @@
 //! STORAGE_JOIN: how a storage introduces itself to a tracker.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use bytes::BufMut;
@@ -20,6 +20,14 @@ pub struct TrackerAddress {
     pub other: Option<IpAddr>,
     /// The port.
     pub port: u16,
+}
+
+impl TrackerAddress {
+    /// Where it can be reached, the first address first.
+    pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        let port = self.port;
+        std::iter::once(self.ip).chain(self.other).map(move |ip| SocketAddr::new(ip, port))
+    }
 }
 
 impl FromStr for TrackerAddress {

@@ -13,9 +13,9 @@ use fdfs_protocol::peer::parameters::IdType;
 use fdfs_protocol::peer::{GroupMember, IpChanged, Parameters};
 use fdfs_protocol::tracker::{FetchStorageIds, GroupNameQuery, MyIpAddresses, MyIpQuery, ServerQuery, StorageIdsPage};
 use fdfs_protocol::{Command, GroupName, IpSize, IpText, Status, StorageId};
+use fdfs_server::{Dial, Link, LinkError};
 use tracing::{info, warn};
 
-use super::link::{Dial, Link, LinkError};
 use crate::config::StorageConfig;
 use crate::disk::store::PathChoice;
 use crate::serve::Membership;
@@ -105,7 +105,7 @@ pub async fn ask_group(config: &StorageConfig, dial: Dial) -> Result<GroupName, 
     for tracker in &config.trackers {
         let at = SocketAddr::new(tracker.ip, tracker.port);
         let asked = async {
-            let mut link = Link::connect(tracker, dial).await?;
+            let mut link = Link::connect(tracker.addrs(), dial).await?;
             let query = GroupNameQuery { ip: None, port: config.port };
             link.ask_for(Command::GetGroupName, &query, GroupName::decode).await
         };
@@ -168,7 +168,7 @@ async fn my_ip(
     group: GroupName,
     port: u16,
 ) -> Result<Vec<IpAddr>, LinkError> {
-    let mut link = Link::connect(tracker, dial).await?;
+    let mut link = Link::connect(tracker.addrs(), dial).await?;
     let MyIpAddresses(ips) = link.ask_for(Command::GetMyIp, &MyIpQuery { group, port }, MyIpAddresses::decode).await?;
     link.quit().await;
     Ok(ips)
@@ -186,7 +186,7 @@ async fn settings(
     let failed = |e: LinkError| Unknown::Link(at, e);
     let unusable = |text: String| Unknown::Unusable(at, text);
     let first = *ips.first().ok_or_else(|| unusable("tells no address for this storage".into()))?;
-    let mut link = Link::connect(tracker, dial).await.map_err(failed)?;
+    let mut link = Link::connect(tracker.addrs(), dial).await.map_err(failed)?;
     let text = link.ask(Command::StorageParameterReq, &()).await.map_err(failed)?;
     let parameters = Parameters::decode(&text).map_err(|e| unusable(e.to_string()))?;
     report_unsupported(&parameters);
@@ -268,7 +268,7 @@ pub async fn report_changed_ip(config: &StorageConfig, dial: Dial, group: GroupN
     let change = IpChanged { group, old, new: IpText::from(*new) };
     for tracker in &config.trackers {
         let told = async {
-            let mut link = Link::connect(tracker, dial).await?;
+            let mut link = Link::connect(tracker.addrs(), dial).await?;
             // What happened since the last start is read first, as FastDFS does.
             let me = GroupMember { group, id: StorageId::from_ip(*new).unwrap_or_default() };
             let _ = link.ask(Command::StorageChangelogReq, &me).await;

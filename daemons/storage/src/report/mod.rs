@@ -2,7 +2,6 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`link`] | one connection to a tracker: a question, an answer |
 //! | [`identity`] | before the first join: who am I, what are the cluster's settings |
 //! | [`members`] | the storages of the group, merged from what trackers say; pure |
 //! | [`active`] | whether a tracker uses us |
@@ -10,6 +9,5 @@
 
 pub mod active;
 pub mod identity;
-pub mod link;
 pub mod members;
 pub mod session;

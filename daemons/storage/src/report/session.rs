@@ -15,14 +15,13 @@ use fdfs_protocol::peer::{
 };
 use fdfs_protocol::stat::{Connections, StatBlock, StorageStatus};
 use fdfs_protocol::{Command, GroupName, IpText, Status, StorageId, Version};
-use fdfs_server::ConnectionCounts;
+use fdfs_server::{ConnectionCounts, Dial, Link, LinkError};
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
 use super::active::Active;
 use super::identity::Identity;
-use super::link::{Dial, Link, LinkError};
 use super::members::Members;
 use crate::config::StorageConfig;
 use crate::disk::init_flag::InitState;
@@ -192,7 +191,7 @@ impl Cluster {
     }
 
     async fn join(&self, index: usize, tracker: &TrackerAddress) -> Result<(Link, StorageStatus), End> {
-        let mut link = Link::connect(tracker, self.dial).await?;
+        let mut link = Link::connect(tracker.addrs(), self.dial).await?;
         let flag = self.init.get();
         let request = JoinRequest {
             group: self.group,

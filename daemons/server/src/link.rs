@@ -1,17 +1,16 @@
-//! One connection to a tracker: a question, an answer, one at a time.
+//! One connection to another daemon: a question, an answer, one at a time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use fdfs_protocol::header::{self, HEADER_LEN, Header};
-use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::{Command, Encode, Status, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// No answer of a tracker is longer: the longest is a page of the storage ids table.
+/// No answer is longer: the longest is a page of the storage ids table.
 const MAX_ANSWER: u64 = 1024 * 1024;
 
 /// Why a question was not answered.
@@ -20,8 +19,8 @@ pub enum LinkError {
     /// The connection failed; it is of no further use.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The tracker refused.
-    #[error("the tracker answers {1} with status {number}: {0}", number = .0.0)]
+    /// The peer refused.
+    #[error("the peer answers {1} with status {number}: {0}", number = .0.0)]
     Status(Status, Command),
     /// The answer does not have the form it must have.
     #[error("the answer to {1} is malformed: {0}")]
@@ -29,7 +28,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// The tracker's refusal, if it is one.
+    /// The peer's refusal, if it is one.
     pub fn status(&self) -> Option<Status> {
         match self {
             LinkError::Status(status, _) => Some(*status),
@@ -54,20 +53,20 @@ pub struct Dial {
 pub struct Link {
     stream: TcpStream,
     answer: Duration,
-    /// The tracker's address that was reached.
+    /// The address that was reached.
     pub ip: IpAddr,
 }
 
 impl Link {
-    /// Connects to the first address of a tracker that answers.
+    /// Connects to the first of a peer's addresses that answers.
     ///
     /// # Errors
     /// Of the last address tried.
-    pub async fn connect(tracker: &TrackerAddress, dial: Dial) -> Result<Link, LinkError> {
+    pub async fn connect(addrs: impl IntoIterator<Item = SocketAddr>, dial: Dial) -> Result<Link, LinkError> {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for ip in std::iter::once(tracker.ip).chain(tracker.other) {
-            match timeout(dial.connect, open(SocketAddr::new(ip, tracker.port), dial.from)).await {
-                Ok(Ok(stream)) => return Ok(Link { stream, answer: dial.answer, ip }),
+        for addr in addrs {
+            match timeout(dial.connect, open(addr, dial.from)).await {
+                Ok(Ok(stream)) => return Ok(Link { stream, answer: dial.answer, ip: addr.ip() }),
                 Ok(Err(e)) => last = e,
                 Err(_) => last = io::ErrorKind::TimedOut.into(),
             }
@@ -109,7 +108,7 @@ impl Link {
 
 async fn open(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Without storage ids a tracker knows a storage by the address it comes from.
+    // Without storage ids others know a storage by the address it comes from.
     if let Some(from) = from.filter(|f| f.is_ipv4() == to.is_ipv4() && !f.is_unspecified()) {
         socket.bind(SocketAddr::new(from, 0))?;
     }
@@ -133,7 +132,7 @@ async fn exchange<M: Encode + ?Sized>(
     if header.cmd != Command::Response.code() || header.body_len > MAX_ANSWER {
         return Err(invalid(format!("no sensible answer to {command}: {header:?}")));
     }
-    // Some refusals of FastDFS trackers carry a body; it is read so that the connection stays in step.
+    // Some refusals of FastDFS carry a body; it is read so that the connection stays in step.
     let mut body = vec![0; header.body_len as usize];
     stream.read_exact(&mut body).await?;
     Ok((header.outcome(), body))
