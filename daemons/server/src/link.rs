@@ -63,15 +63,8 @@ impl Link {
     /// # Errors
     /// Of the last address tried.
     pub async fn connect(addrs: impl IntoIterator<Item = SocketAddr>, dial: Dial) -> Result<Link, LinkError> {
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for addr in addrs {
-            match timeout(dial.connect, open(addr, dial.from)).await {
-                Ok(Ok(stream)) => return Ok(Link { stream, answer: dial.answer, ip: addr.ip() }),
-                Ok(Err(e)) => last = e,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(last.into())
+        let (stream, addr) = connect(addrs, dial).await?;
+        Ok(Link { stream, answer: dial.answer, ip: addr.ip() })
     }
 
     /// Sends a request and gives the body of its answer.
@@ -104,6 +97,22 @@ impl Link {
         let bytes = Header::request(Command::Quit, 0).encode();
         let _ = timeout(self.answer, self.stream.write_all(&bytes)).await;
     }
+}
+
+/// A connection to the first of these addresses that answers.
+///
+/// # Errors
+/// Of the last address tried.
+pub async fn connect(addrs: impl IntoIterator<Item = SocketAddr>, dial: Dial) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for addr in addrs {
+        match timeout(dial.connect, open(addr, dial.from)).await {
+            Ok(Ok(stream)) => return Ok((stream, addr)),
+            Ok(Err(e)) => last = e,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
 }
 
 async fn open(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {

@@ -46,6 +46,7 @@ const COUNTS: usize = Count::FileWrite as usize + 1;
 struct Shard {
     pairs: [(AtomicU64, AtomicU64); COUNTS],
     last_source_update: AtomicI64,
+    last_sync_update: AtomicI64,
 }
 
 /// The counters of a storage.
@@ -88,6 +89,11 @@ impl Counters {
         self.shard().last_source_update.store(now, Ordering::Relaxed);
     }
 
+    /// Another storage's change was applied at this time.
+    pub fn sync_update(&self, now: i64) {
+        self.shard().last_sync_update.store(now, Ordering::Relaxed);
+    }
+
     /// The sum of all threads; connections are not counted here.
     pub fn snapshot(&self) -> StatBlock {
         let mut sum = self.base;
@@ -98,8 +104,10 @@ impl Counters {
                 counter.success = counter.success.wrapping_add(shard.pairs[i].1.load(Ordering::Relaxed));
             }
         }
-        let updates = self.shards.iter().map(|s| s.last_source_update.load(Ordering::Relaxed));
-        sum.last_source_update = updates.fold(sum.last_source_update, i64::max);
+        for shard in &self.shards {
+            sum.last_source_update = sum.last_source_update.max(shard.last_source_update.load(Ordering::Relaxed));
+            sum.last_sync_update = sum.last_sync_update.max(shard.last_sync_update.load(Ordering::Relaxed));
+        }
         sum
     }
 }

@@ -8,6 +8,9 @@
 //! | [`net`] | a client's connection and its buffers |
 //! | [`disk`] | directories, files, binlog, marks |
 //! | [`names`] | who changes which file; running checksums |
+//! | [`sync`] | pushing what changes here to the other storages |
+//! | [`acks`] | who waits for other storages to have a change |
+//! | [`synced`] | how far the changes of other storages have been applied |
 //! | [`report`] | what trackers are told |
 //! | [`counters`], [`access_log`] | what was done |
 //!
@@ -23,6 +26,7 @@
 //! `fsync_before_ack = always` both are on stable storage.
 
 pub mod access_log;
+pub mod acks;
 mod blocking;
 pub mod clock;
 pub mod config;
@@ -33,6 +37,8 @@ pub mod net;
 pub mod report;
 pub mod serve;
 pub mod storage;
+pub mod sync;
+pub mod synced;
 pub mod thread;
 
 pub use config::StorageConfig;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::access_log::AccessLog;
+use crate::acks::Acks;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
@@ -31,6 +32,8 @@ use crate::report::active::Active;
 use crate::report::identity::{self, Identity};
 use crate::report::session::Cluster;
 use crate::serve::{Service, Settings};
+use crate::sync::Replication;
+use crate::synced::Synced;
 
 /// How long [`Storage::start`] waits for a tracker to say who this storage is. After that it goes on waiting in the
 /// background, and answers requests for files with EAGAIN until then.
@@ -219,6 +222,8 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         rotation: Rotation::new(config.distribution, config.subdirs, position),
         binlog,
         counters: Counters::new(saved.stat),
+        synced: Synced::default(),
+        acks: Acks::default(),
         names: Names::default(),
         syncer,
         access,
@@ -295,6 +300,13 @@ impl Background {
             cluster.active.set(true);
         }
         let cluster = Arc::new(cluster);
+        let _replication = match Replication::start(cluster.clone()) {
+            Ok(replication) => Some(replication),
+            Err(e) => {
+                error!("cannot start the thread that pushes changes to other storages: {e}; they will not get any");
+                None
+            }
+        };
         let mut sessions = JoinSet::new();
         for index in 0..count {
             sessions.spawn(cluster.clone().attend(index));

@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::replace_file;
@@ -30,6 +31,7 @@ pub struct Binlog {
     dir: PathBuf,
     rotate_at: u64,
     open: Mutex<Open>,
+    grown: Notify,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Open {
 }
 
 /// A place in the binlog: everything before it has been written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// Number of the file.
     pub file: u32,
@@ -108,7 +110,7 @@ impl Binlog {
         Binlog::open_with(data, ROTATE_AT)
     }
 
-    fn open_with(data: &Path, rotate_at: u64) -> io::Result<Binlog> {
+    pub(crate) fn open_with(data: &Path, rotate_at: u64) -> io::Result<Binlog> {
         let dir = data.join("sync");
         std::fs::create_dir_all(&dir)
             .map_err(|e| io::Error::new(e.kind(), format!("cannot make {}: {e}", dir.display())))?;
@@ -120,7 +122,7 @@ impl Binlog {
             }
         };
         let open = Open::new(open_file(&dir, number)?, number);
-        Ok(Binlog { dir, rotate_at, open: Mutex::new(open) })
+        Ok(Binlog { dir, rotate_at, open: Mutex::new(open), grown: Notify::new() })
     }
 
     /// Appends one line, which ends with a newline. When this returns the line survives the death of the process.
@@ -137,6 +139,7 @@ impl Binlog {
         if open.size >= self.rotate_at {
             self.rotate(open);
         }
+        self.grown.notify_waiters();
         Ok(())
     }
 
@@ -176,6 +179,30 @@ impl Binlog {
     pub fn place(&self) -> Place {
         let open = self.open.lock();
         Place { file: open.number, offset: open.size }
+    }
+
+    /// The directory it is in; the positions of its readers are kept beside it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of one of its files.
+    pub fn file_path(&self, number: u32) -> PathBuf {
+        file_path(&self.dir, number)
+    }
+
+    /// Waits until the end is beyond `place`.
+    pub async fn beyond(&self, place: Place) {
+        loop {
+            let grown = self.grown.notified();
+            tokio::pin!(grown);
+            // Before the look at the end: what is written after it wakes us.
+            grown.as_mut().enable();
+            if self.place() > place {
+                return;
+            }
+            grown.await;
+        }
     }
 
     /// Goes on to the next file. A failure leaves the present one in use: a longer file is no harm.

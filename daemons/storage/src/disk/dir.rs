@@ -230,8 +230,17 @@ impl Dir {
     /// # Errors
     /// What the system reported.
     pub fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        rename_at(self.fd.as_fd(), from, to)
+    }
+
+    /// Makes a symbolic link to the full path of another name in this or another directory.
+    ///
+    /// # Errors
+    /// `EEXIST` and what else the system reported.
+    pub fn symlink(&self, target: &Path, name: &RelPath) -> io::Result<()> {
+        let target = std::ffi::CString::new(target.as_os_str().as_bytes())?;
         // SAFETY: both paths are zero-terminated and outlive the call.
-        check(unsafe { libc::renameat(self.raw(), from.c().as_ptr(), self.raw(), to.c().as_ptr()) }).map(drop)
+        check(unsafe { libc::symlinkat(target.as_ptr(), self.raw(), name.c().as_ptr()) }).map(drop)
     }
 
     /// Replaces the content of a small file, or makes it; readers find the old or the new content.
@@ -345,6 +354,24 @@ pub fn hard_link_at(dir: BorrowedFd<'_>, from: &RelPath, to: &RelPath) -> io::Re
     let fd = dir.as_raw_fd();
     // SAFETY: both paths are zero-terminated and outlive the call.
     check(unsafe { libc::linkat(fd, from.c().as_ptr(), fd, to.c().as_ptr(), 0) }).map(drop)
+}
+
+/// [`Dir::rename`] in any directory held open.
+///
+/// # Errors
+/// What the system reported.
+pub fn rename_at(dir: BorrowedFd<'_>, from: &RelPath, to: &RelPath) -> io::Result<()> {
+    let fd = dir.as_raw_fd();
+    // SAFETY: both paths are zero-terminated and outlive the call.
+    check(unsafe { libc::renameat(fd, from.c().as_ptr(), fd, to.c().as_ptr()) }).map(drop)
+}
+
+/// Sets the modification time of an open file, unix seconds.
+///
+/// # Errors
+/// What the system reported.
+pub fn set_mtime(file: &File, secs: u32) -> io::Result<()> {
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(secs.into()))
 }
 
 /// Removes a name from a directory held open.

@@ -44,11 +44,9 @@ impl Incoming {
 
     fn begin_named(dir: &Arc<OwnedFd>) -> io::Result<Incoming> {
         loop {
-            let name = format!(".up{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-            let tmp = RelPath::new(name.as_bytes()).ok_or(io::ErrorKind::InvalidInput)?;
+            let tmp = temporary()?;
             match dir::create_new_at(dir.as_fd(), &tmp) {
                 Ok(file) => return Ok(Incoming { file, place: Place { dir: dir.clone(), tmp: Some(tmp) } }),
-                // Left behind by an earlier process with this id.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
@@ -72,13 +70,7 @@ impl Incoming {
     pub fn publish(&mut self, name: &RelPath) -> io::Result<()> {
         let dir = self.place.dir.as_fd();
         match &self.place.tmp {
-            None => match dir::link_unnamed_at(&self.file, dir, name) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "cannot name a received file: /proc is not mounted, and this kernel needs it",
-                )),
-                other => other,
-            },
+            None => self.link(name),
             Some(tmp) => {
                 // A hard link fails when the name is taken, unlike a rename.
                 dir::hard_link_at(dir, tmp, name)?;
@@ -88,6 +80,48 @@ impl Incoming {
             }
         }
     }
+}
+
+impl Incoming {
+    /// [`publish`](Incoming::publish), in place of what has the name now: readers find the old file or this one.
+    ///
+    /// # Errors
+    /// What the system reported; the old file stays then.
+    pub fn replace(&mut self, name: &RelPath) -> io::Result<()> {
+        let tmp = match self.place.tmp {
+            Some(tmp) => tmp,
+            None => {
+                let tmp = loop {
+                    let tmp = temporary()?;
+                    match self.link(&tmp) {
+                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                        other => break other.map(|()| tmp),
+                    }
+                }?;
+                self.place.tmp = Some(tmp);
+                tmp
+            }
+        };
+        dir::rename_at(self.place.dir.as_fd(), &tmp, name)?;
+        self.place.tmp = None;
+        Ok(())
+    }
+
+    fn link(&self, name: &RelPath) -> io::Result<()> {
+        dir::link_unnamed_at(&self.file, self.place.dir.as_fd(), name).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "cannot name a received file: /proc is not mounted, and this kernel needs it",
+            ),
+            _ => e,
+        })
+    }
+}
+
+/// A name no other file of this process has; one that exists was left behind by an earlier process with this id.
+fn temporary() -> io::Result<RelPath> {
+    let name = format!(".up{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    RelPath::new(name.as_bytes()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 impl Drop for Place {
@@ -125,9 +159,14 @@ mod tests {
             assert_eq!(b.publish(&rel("done")).unwrap_err().raw_os_error(), Some(libc::EEXIST));
             drop(b);
             drop(begin(&dir).unwrap());
+            let mut c = begin(&dir).unwrap();
+            c.file().write_all(b"other").unwrap();
+            assert!(c.replace(&rel("no/such")).is_err());
+            c.replace(&rel("done")).unwrap();
+            drop(c);
             let names: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
             assert_eq!(names, ["done"]);
-            assert_eq!(std::fs::read(tmp.path().join("done")).unwrap(), b"content");
+            assert_eq!(std::fs::read(tmp.path().join("done")).unwrap(), b"other");
         });
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use fdfs_protocol::Status;
 use fdfs_protocol::config::ReservedSpace;
+use fdfs_protocol::{RemoteName, Status};
 use tracing::{info, warn};
 
 use super::dir::{Dir, RelPath};
@@ -120,6 +120,25 @@ impl Store {
         self.paths.get(usize::from(index))
     }
 
+    /// The store path of a name, and the path of the file below its `data/`.
+    ///
+    /// # Errors
+    /// `EINVAL` for a store path that does not exist.
+    pub fn locate(&self, name: &RemoteName) -> Result<(&StorePath, RelPath), Status> {
+        let path = self.path(name.store_path()).ok_or(Status::EINVAL)?;
+        Ok((path, RelPath::new(name.true_name().as_bytes()).ok_or(Status::EINVAL)?))
+    }
+
+    /// What a link is a link to, if that is a file of this storage.
+    pub fn link_target(&self, name: &RemoteName) -> Option<RemoteName> {
+        let (path, rel) = self.locate(name).ok()?;
+        let target = std::fs::read_link(path.dir.full(&rel)).ok()?;
+        self.paths.iter().enumerate().find_map(|(i, path)| {
+            let below = target.strip_prefix(path.dir.path()).ok()?.to_str()?;
+            RemoteName::parse(format!("M{i:02X}/{below}").as_bytes()).ok()
+        })
+    }
+
     /// Looks how much space the file systems have.
     pub fn refresh_space(&self) {
         for path in &self.paths {
@@ -191,11 +210,6 @@ fn make_directories(store_path: &Path, subdirs: u32) -> io::Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// The path below `data/` of a name from outside, once its store path is known to exist.
-pub fn rel_path(true_name: &str) -> Result<RelPath, Status> {
-    RelPath::new(true_name.as_bytes()).ok_or(Status::EINVAL)
 }
 
 #[cfg(test)]

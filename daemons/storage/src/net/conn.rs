@@ -6,7 +6,6 @@
 //! - A connection waiting with nothing received holds no buffer; one waiting with a little holds just that.
 //! - Every wait inside a request ends after `timeout`.
 
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -19,16 +18,12 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::scratch::{SIZE, Scratch};
-use crate::blocking;
 
 /// A waiting connection with no more than this keeps it in a buffer of its own size.
 const CARRY: usize = 1024;
 
 /// Buffers a thread may have waiting for the rest of a request before it moves such beginnings to small buffers.
 const MAX_WAITING: usize = 32;
-
-/// Longest piece sent from a file before others get their turn.
-const SEND_PIECE: u64 = 1024 * 1024;
 
 /// The longest pause in, and the most that is read of, a refused request so that the client sees the answer and not a
 /// reset.
@@ -47,7 +42,7 @@ impl From<io::Error> for Gone {
 
 /// A client's connection.
 pub struct Conn<'a> {
-    stream: &'a mut TcpStream,
+    pub(super) stream: &'a mut TcpStream,
     peer: SocketAddr,
     timeout: Duration,
     buf: Option<Scratch>,
@@ -56,7 +51,7 @@ pub struct Conn<'a> {
     start: usize,
     end: usize,
     body: u64,
-    sent: u64,
+    pub(super) sent: u64,
 }
 
 impl<'a> Conn<'a> {
@@ -164,7 +159,7 @@ impl<'a> Conn<'a> {
         self.send_with(bytes, 0).await
     }
 
-    async fn send_with(&mut self, mut bytes: &[u8], flags: libc::c_int) -> Result<(), Gone> {
+    pub(super) async fn send_with(&mut self, mut bytes: &[u8], flags: libc::c_int) -> Result<(), Gone> {
         self.sent += bytes.len() as u64;
         while !bytes.is_empty() {
             let fd = self.stream.as_raw_fd();
@@ -181,51 +176,6 @@ impl<'a> Conn<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Sends `head`, then `len` bytes of a file from `offset`, without copying them through this process.
-    ///
-    /// # Errors
-    /// [`Gone`] when the peer does not take it, or the file turns out to be shorter: the length was promised, so there
-    /// is no other way to say so.
-    pub async fn send_file(&mut self, head: &[u8], file: &File, offset: u64, len: u64) -> Result<(), Gone> {
-        self.send_with(head, if len > 0 { libc::MSG_MORE } else { 0 }).await?;
-        let (mut at, end) = (offset, offset + len);
-        while at < end {
-            if !cached(file, at) {
-                // Let another thread wait for the disk.
-                let file = file.try_clone()?;
-                let want = (end - at).min(SEND_PIECE);
-                blocking::run(move || load(&file, at, want)).await?;
-            }
-            let piece_end = end.min(at + SEND_PIECE);
-            while at < piece_end {
-                match self.try_send_file(file, at, piece_end - at) {
-                    Ok(0) => return Err(Gone),
-                    Ok(n) => {
-                        at += n as u64;
-                        self.sent += n as u64;
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => return Err(Gone),
-                }
-            }
-            if at < end {
-                tokio::task::yield_now().await;
-            }
-        }
-        Ok(())
-    }
-
-    fn try_send_file(&self, file: &File, at: u64, len: u64) -> io::Result<usize> {
-        let out = self.stream.as_raw_fd();
-        let mut from = at as libc::off_t;
-        self.stream.try_io(Interest::WRITABLE, || {
-            // SAFETY: both descriptors are open; `from` lives during the call.
-            let n = unsafe { libc::sendfile(out, file.as_raw_fd(), &mut from, len as usize) };
-            if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
-        })
     }
 
     /// Ends the sending side and reads what the client still sends for a short while: closing with unread bytes would
@@ -249,7 +199,7 @@ impl<'a> Conn<'a> {
         let _ = tokio::time::timeout(patience, all).await;
     }
 
-    async fn writable(&self) -> Result<(), Gone> {
+    pub(super) async fn writable(&self) -> Result<(), Gone> {
         match tokio::time::timeout(self.timeout, self.stream.writable()).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),
@@ -336,30 +286,4 @@ impl<'a> Conn<'a> {
         self.end = held;
         held
     }
-}
-
-/// Whether a read at `at` would find its data in memory.
-fn cached(file: &File, at: u64) -> bool {
-    let mut byte = [0u8; 1];
-    let io = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
-    // SAFETY: the vector points to one writable byte that outlives the call.
-    let n = unsafe { libc::preadv2(file.as_raw_fd(), &io, 1, at as libc::off_t, libc::RWF_NOWAIT) };
-    // Only "would block" says no; file systems without the flag are read where they are.
-    n >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
-}
-
-/// Brings a range of a file into memory.
-fn load(file: &File, at: u64, len: u64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    let mut buf = vec![0; 128 * 1024];
-    let (mut at, end) = (at, at + len);
-    while at < end {
-        let want = (end - at).min(buf.len() as u64) as usize;
-        match file.read_at(&mut buf[..want], at)? {
-            // Shorter than it was; sending it will find that out.
-            0 => break,
-            n => at += n as u64,
-        }
-    }
-    Ok(())
 }

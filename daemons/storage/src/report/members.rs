@@ -19,8 +19,6 @@ pub struct Member {
     pub port: u16,
     /// Its status.
     pub status: StorageStatus,
-    /// The largest time of a change of this source that was applied here; 0 for none.
-    pub synced: u32,
 }
 
 /// What follows from a merge.
@@ -38,7 +36,6 @@ pub struct Merged {
 #[derive(Debug, Clone, Default)]
 pub struct Members {
     list: BTreeMap<StorageId, Member>,
-    applied: u64,
 }
 
 impl Members {
@@ -52,22 +49,20 @@ impl Members {
         self.list.get(id)
     }
 
-    /// A change of `source` made at `timestamp` was applied here.
-    pub fn applied(&mut self, source: &StorageId, timestamp: u32) {
-        if let Some(member) = self.list.get_mut(source) {
-            member.synced = member.synced.max(timestamp);
-            self.applied += 1;
+    /// This storage has found out, or decided, that a member has this status; false if it has it already.
+    pub fn set_status(&mut self, id: &StorageId, status: StorageStatus) -> bool {
+        match self.list.get_mut(id) {
+            Some(member) if member.status != status => {
+                member.status = status;
+                true
+            }
+            _ => false,
         }
     }
 
-    /// Changes whenever something was applied.
-    pub fn applied_count(&self) -> u64 {
-        self.applied
-    }
-
-    /// How far the changes of each source were applied; `None` while nobody is known.
-    pub fn sync_report(&self) -> Option<SyncReport> {
-        let entries: Vec<_> = self.list.iter().map(|(id, m)| SyncedTo { source: *id, timestamp: m.synced }).collect();
+    /// How far the changes of each source were applied, as `until` knows it; `None` while nobody is known.
+    pub fn sync_report(&self, until: impl Fn(&StorageId) -> u32) -> Option<SyncReport> {
+        let entries: Vec<_> = self.list.keys().map(|id| SyncedTo { source: *id, timestamp: until(id) }).collect();
         (!entries.is_empty()).then_some(SyncReport(entries))
     }
 
@@ -105,7 +100,7 @@ impl Members {
     fn add(&mut self, brief: &Brief) {
         let gone = matches!(brief.status, StorageStatus::Deleted | StorageStatus::IpChanged);
         if !gone && self.list.len() < MAX_GROUP_MEMBERS {
-            let member = Member { ip: brief.ip, port: brief.port, status: brief.status, synced: 0 };
+            let member = Member { ip: brief.ip, port: brief.port, status: brief.status };
             self.list.insert(brief.id, member);
         }
     }
@@ -200,12 +195,18 @@ mod tests {
     #[test]
     fn the_sync_report_has_everybody() {
         let mut m = Members::default();
-        assert!(m.sync_report().is_none());
+        assert!(m.sync_report(|_| 1).is_none());
         m.merge(&[brief(1, S::Active), brief(2, S::Active)], &id(1));
-        m.applied(&id(2), 100);
-        m.applied(&id(2), 50);
-        assert_eq!(m.applied_count(), 2);
-        let entries = m.sync_report().unwrap().0;
+        let entries = m.sync_report(|other| if *other == id(2) { 100 } else { 0 }).unwrap().0;
         assert_eq!(entries.iter().map(|e| e.timestamp).collect::<Vec<_>>(), [0, 100]);
+    }
+
+    #[test]
+    fn own_findings_are_changes_once() {
+        let mut m = Members::default();
+        m.merge(&[brief(2, S::WaitSync)], &id(1));
+        assert!(m.set_status(&id(2), S::Syncing) && !m.set_status(&id(2), S::Syncing));
+        assert!(!m.set_status(&id(3), S::Active));
+        assert_eq!(m.get(&id(2)).unwrap().status, S::Syncing);
     }
 }

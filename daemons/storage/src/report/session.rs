@@ -17,12 +17,13 @@ use fdfs_protocol::stat::{Connections, StatBlock, StorageStatus};
 use fdfs_protocol::{Command, GroupName, IpText, Status, StorageId, Version};
 use fdfs_server::{ConnectionCounts, Dial, Link, LinkError};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
 use super::active::Active;
 use super::identity::Identity;
-use super::members::Members;
+use super::members::{Members, Merged};
 use crate::config::StorageConfig;
 use crate::disk::init_flag::InitState;
 use crate::serve::Service;
@@ -66,11 +67,11 @@ pub struct Cluster {
     /// Who we are.
     pub identity: Identity,
     /// The storages of the group.
-    pub members: Mutex<Members>,
+    pub members: watch::Sender<Members>,
     /// True while some tracker uses us.
     pub active: Arc<Active>,
     seats: Mutex<Vec<Seat>>,
-    leader: Mutex<Option<usize>>,
+    pub(super) leader: Mutex<Option<usize>>,
     /// Held across the question for a sync source: one tracker answers for all.
     asking_source: tokio::sync::Mutex<()>,
 }
@@ -124,7 +125,7 @@ impl Cluster {
             up_time,
             dial,
             identity,
-            members: Mutex::default(),
+            members: watch::Sender::default(),
             active,
             seats,
             leader: Mutex::new(None),
@@ -183,7 +184,7 @@ impl Cluster {
 
     /// The status to join with: the one the group knows, or none while a tracker that may know better was not asked.
     fn known_status(&self) -> Option<StorageStatus> {
-        if let Some(me) = self.members.lock().get(&self.identity.id) {
+        if let Some(me) = self.members.borrow().get(&self.identity.id) {
             return Some(me.status);
         }
         let seats = self.seats.lock();
@@ -312,10 +313,9 @@ impl Cluster {
         if self.identity.parameters.storage_ip_changed_auto_adjust {
             self.read_changelog(link).await?;
         }
-        let (applied, report) = {
-            let members = self.members.lock();
-            (members.applied_count(), members.sync_report())
-        };
+        let synced = &self.service.synced;
+        let applied = synced.count();
+        let report = self.members.borrow().sync_report(|id| synced.until(id));
         if applied != reported.applied
             && let Some(report) = report
         {
@@ -369,7 +369,8 @@ impl Cluster {
             *self.leader.lock() = known.filter(|_| !leader.is_none());
         }
         let Some(list) = changes.members else { return Ok(()) };
-        let merged = self.members.lock().merge(&list, &self.identity.id);
+        let mut merged = Merged::default();
+        self.members.send_modify(|members| merged = members.merge(&list, &self.identity.id));
         if let Some(mine) = merged.mine {
             self.seat(index, |seat| seat.status = Some(mine));
             self.consider_active();

@@ -16,7 +16,7 @@ use tracing::error;
 
 use super::info::is_appender;
 use super::upload::WHOLE;
-use super::{Done, Note, Place, Refusal, Service, noted};
+use super::{Done, Note, Place, Refusal, Service, fixed, noted};
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::names::{Held, Sum};
@@ -98,7 +98,7 @@ impl Service {
         Ok(conn.send(&Header::ok(0).encode()).await?)
     }
 
-    async fn receive_at_once(
+    pub(super) async fn receive_at_once(
         &self,
         conn: &mut Conn<'_>,
         file: &File,
@@ -163,16 +163,8 @@ impl Service {
     }
 }
 
-/// The fixed part of a body that must have it.
-async fn fixed<'c>(conn: &'c mut Conn<'_>, len: usize) -> Result<&'c [u8], Refusal> {
-    if conn.body_left() <= len as u64 {
-        return Err(Status::EINVAL.into());
-    }
-    Ok(conn.head(len).await?)
-}
-
 /// Takes back what a failed write added to the end.
-fn shorten(place: &Place<'_>, file: &File, held: &mut Held<'_>, size: u64) {
+pub(super) fn shorten(place: &Place<'_>, file: &File, held: &mut Held<'_>, size: u64) {
     let cut = || -> io::Result<()> { if dir::meta_of(file)?.size > size { file.set_len(size) } else { Ok(()) } };
     if let Err(e) = cut() {
         held.set_sum(None);

@@ -55,7 +55,7 @@ impl Service {
         Ok(conn.send(&Header::ok(0).encode()).await?)
     }
 
-    async fn unlink(&self, place: &Place<'_>, size: u64) -> Result<(), Refusal> {
+    pub(super) async fn unlink(&self, place: &Place<'_>, size: u64) -> Result<(), Refusal> {
         if size <= INLINE {
             return Ok(place.try_on("remove", |p| p.dir().unlink(&p.rel))?);
         }

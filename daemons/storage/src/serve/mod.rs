@@ -9,6 +9,7 @@
 //! | SET_METADATA, GET_METADATA | [`metadata`] |
 //! | DOWNLOAD_FILE | [`download`] |
 //! | QUERY_FILE_INFO | [`info`] |
+//! | REPORT_SERVER_ID, SYNC_* (of other storages) | [`replica`] |
 //!
 //! A handler takes what it needs of the body, answers success itself, and reports everything else as a [`Refusal`]:
 //! [`Service::serve`] turns that into an answer, keeps the stream in step or ends it, and counts and logs the request.
@@ -18,6 +19,7 @@ mod delete;
 mod download;
 mod info;
 mod metadata;
+mod replica;
 mod seal;
 mod slave;
 mod upload;
@@ -40,16 +42,18 @@ use tokio::net::TcpStream;
 use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};
+use crate::acks::Acks;
 use crate::clock;
 use crate::counters::{Count, Counters};
 use crate::disk::binlog::Binlog;
 use crate::disk::dir::RelPath;
 use crate::disk::durable::{Syncer, Touched};
 use crate::disk::rotation::Rotation;
-use crate::disk::store::{PathChoice, Store, StorePath, rel_path};
+use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
+use crate::synced::{Source as Pusher, Synced};
 
 /// A refused body of at most this many bytes is read to its end, so that the connection can be used again.
 const DRAIN: u64 = 1024 * 1024;
@@ -93,6 +97,10 @@ pub struct Service {
     pub binlog: Arc<Binlog>,
     /// What was done.
     pub counters: Counters,
+    /// How far the changes of the other storages have been applied.
+    pub synced: Synced,
+    /// Who waits for other storages to have a change.
+    pub acks: Acks,
     /// Files being changed.
     pub names: Names,
     /// Makes changes durable before they are acknowledged, if that was asked for.
@@ -169,11 +177,10 @@ impl Service {
     }
 
     fn place(&self, name: &RemoteName) -> Result<Place<'_>, Status> {
-        let index = name.store_path();
-        let path = self.store.path(index).ok_or(Status::EINVAL)?;
+        let (path, rel) = self.store.locate(name)?;
         // What cannot be recorded is refused before anything is done.
         canonical(name)?;
-        Ok(Place { index: usize::from(index), path, rel: rel_path(name.true_name())? })
+        Ok(Place { index: usize::from(name.store_path()), path, rel })
     }
 
     /// The whole body of a request without file content.
@@ -191,40 +198,21 @@ impl Service {
 
     /// Writes the binlog record of a change that a client made at `now`.
     fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
-        self.write_record(now, change, name, |line| self.binlog.append(line))
+        self.counters.source_update(now);
+        let line = Line::new(&client_record(now, change, name)?)?;
+        logged(self.binlog.append(line.as_bytes()))
     }
 
     /// [`record`](Service::record) of a change that cannot be taken back; it is written later if it cannot be now.
     fn record_done(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
-        self.write_record(now, change, name, |line| self.binlog.append_done(line))
+        self.counters.source_update(now);
+        let line = Line::new(&client_record(now, change, name)?)?;
+        logged(self.binlog.append_done(line.as_bytes()))
     }
 
     /// Fails while there are changes that could not be recorded: no more of that kind are made then.
     fn can_record(&self) -> Result<(), Status> {
-        self.binlog.ready().map_err(|e| {
-            error!("cannot write the binlog: {e}");
-            Status::from(&e)
-        })
-    }
-
-    fn write_record(
-        &self,
-        now: i64,
-        change: Change,
-        name: &RemoteName,
-        write: impl FnOnce(&[u8]) -> io::Result<()>,
-    ) -> Result<(), Status> {
-        let timestamp = now.clamp(0, i64::from(u32::MAX)) as u32;
-        let record = Record { timestamp, origin: Origin::Client, change, name: canonical(name)? };
-        let mut line = [0u8; Record::MAX_LINE + 64];
-        let mut rest = &mut line[..];
-        let written = writeln!(rest, "{record}");
-        let len = Record::MAX_LINE + 64 - rest.len();
-        self.counters.source_update(now);
-        written.and_then(|()| write(&line[..len])).map_err(|e| {
-            error!("cannot write the binlog: {e}");
-            Status::from(&e)
-        })
+        logged(self.binlog.ready())
     }
 
     /// Puts a change and its record on stable storage, if that was asked for.
@@ -257,7 +245,7 @@ impl Service {
         Ok(conn.send(&out[..HEADER_LEN + body]).await?)
     }
 
-    async fn handle(&self, conn: &mut Conn<'_>, header: Header, note: &mut Note) -> Done {
+    async fn handle(&self, conn: &mut Conn<'_>, header: Header, note: &mut Note, pusher: &mut Option<Pusher>) -> Done {
         let Some(command) = Command::from_code(header.cmd) else { return Err(Status::EINVAL.into()) };
         match command {
             Command::UploadFile | Command::UploadAppenderFile => {
@@ -313,6 +301,15 @@ impl Service {
                 note.action = "status";
                 self.query_file_info(conn, header.status, note).await
             }
+            Command::ReportServerId
+            | Command::SyncCreateFile
+            | Command::SyncUpdateFile
+            | Command::SyncDeleteFile
+            | Command::SyncAppendFile
+            | Command::SyncModifyFile
+            | Command::SyncTruncateFile
+            | Command::SyncCreateLink
+            | Command::SyncRenameFile => self.take_push(conn, command, header.status, pusher).await,
             Command::ActiveTest if header.body_len == 0 => Ok(conn.send(&Header::ok(0).encode()).await?),
             Command::Quit => Err(Refusal::Gone),
             _ => Err(Status::EINVAL.into()),
@@ -368,11 +365,12 @@ impl Handler for Service {
     async fn serve(self: Arc<Self>, stream: &mut TcpStream, peer: SocketAddr) {
         let mut conn = Conn::new(stream, peer, self.settings.timeout);
         let mut served = false;
+        let mut pusher = None;
         // A connection on which nothing was ever asked is closed after the timeout; one that has served may stay idle.
         while let Ok(header) = conn.request(served).await {
             let mut note = Note::default();
             let began = self.access.as_ref().map(|_| (SystemTime::now(), Instant::now()));
-            let done = self.handle(&mut conn, header, &mut note).await;
+            let done = self.handle(&mut conn, header, &mut note, &mut pusher).await;
             let status = match done {
                 Ok(()) => Status::OK,
                 Err(Refusal::Status(status)) => status,
@@ -392,6 +390,47 @@ impl Handler for Service {
             served = true;
         }
     }
+}
+
+/// A binlog line, on the stack.
+struct Line {
+    bytes: [u8; Record::MAX_LINE],
+    len: usize,
+}
+
+impl Line {
+    /// `ENAMETOOLONG` if nobody could read the line: two names near the longest.
+    fn new(record: &Record) -> Result<Line, Status> {
+        let mut bytes = [0; Record::MAX_LINE];
+        let mut rest = &mut bytes[..];
+        writeln!(rest, "{record}").map_err(|_| Status::ENAMETOOLONG)?;
+        let len = Record::MAX_LINE - rest.len();
+        Ok(Line { bytes, len })
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+fn client_record(now: i64, change: Change, name: &RemoteName) -> Result<Record, Status> {
+    let timestamp = now.clamp(0, i64::from(u32::MAX)) as u32;
+    Ok(Record { timestamp, origin: Origin::Client, change, name: canonical(name)? })
+}
+
+fn logged(written: io::Result<()>) -> Result<(), Status> {
+    written.map_err(|e| {
+        error!("cannot write the binlog: {e}");
+        Status::from(&e)
+    })
+}
+
+/// The fixed part of a body that must have it.
+async fn fixed<'c>(conn: &'c mut Conn<'_>, len: usize) -> Result<&'c [u8], Refusal> {
+    if conn.body_left() <= len as u64 {
+        return Err(Status::EINVAL.into());
+    }
+    Ok(conn.head(len).await?)
 }
 
 /// The name of a file as the log shows it, kept only if there is a log.

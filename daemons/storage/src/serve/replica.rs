@@ -1,0 +1,342 @@
+//! What other storages of the group push here: REPORT_SERVER_ID and the SYNC commands.
+//!
+//! Every command may come twice, and after the change it brings was overtaken by later ones; what is here already is
+//! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does. A change is complete
+//! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
+//! no body.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crc32fast::Hasher;
+use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::header::Header;
+use fdfs_protocol::peer::replica::{
+    ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
+};
+use fdfs_protocol::{Command, RemoteName, Status};
+use tracing::{debug, error, warn};
+
+use super::change::shorten;
+use super::info::is_appender;
+use super::upload::WHOLE;
+use super::{Done, Line, Place, Pusher, Refusal, Service, canonical, fixed, logged, warn_removed};
+use crate::clock;
+use crate::counters::Count;
+use crate::disk::dir::{self, Meta, RelPath};
+use crate::disk::incoming::Incoming;
+use crate::names::Sum;
+use crate::net::Conn;
+
+/// The time of a change at its source, and the source if it has said who it is.
+#[derive(Clone, Copy)]
+struct Origins<'a> {
+    timestamp: u32,
+    pusher: Option<&'a Pusher>,
+}
+
+impl Service {
+    pub(super) async fn take_push(
+        &self,
+        conn: &mut Conn<'_>,
+        command: Command,
+        flag: u8,
+        pusher: &mut Option<Pusher>,
+    ) -> Done {
+        let from = pusher.as_ref();
+        match command {
+            Command::ReportServerId => {
+                let ReportServerId { id } = ReportServerId::decode(self.whole(conn).await?)?;
+                conn.consume(fdfs_protocol::StorageId::LEN);
+                *pusher = Some(self.synced.source(id).ok_or(Status::EINVAL)?);
+            }
+            Command::SyncCreateFile => self.take_file(conn, flag, false, from).await?,
+            Command::SyncUpdateFile => self.take_file(conn, flag, true, from).await?,
+            Command::SyncDeleteFile => self.take_delete(conn, from).await?,
+            Command::SyncAppendFile => self.take_range(conn, false, from).await?,
+            Command::SyncModifyFile => self.take_range(conn, true, from).await?,
+            Command::SyncTruncateFile => self.take_truncate(conn, from).await?,
+            Command::SyncCreateLink => self.take_link(conn, from).await?,
+            Command::SyncRenameFile => self.take_rename(conn, from).await?,
+            _ => return Err(Status::EINVAL.into()),
+        }
+        Ok(conn.send(&Header::ok(0).encode()).await?)
+    }
+
+    /// Writes the record of a pushed change. `done`: the change cannot be taken back, so that the record is owed if it
+    /// cannot be written now.
+    fn record_push(&self, origin: Origins<'_>, change: Change, name: &RemoteName, done: bool) -> Result<(), Status> {
+        let timestamp = origin.timestamp;
+        let record = Record { timestamp, origin: Origin::Replica, change, name: canonical(name)? };
+        let line = Line::new(&record)?;
+        logged(match done {
+            true => self.binlog.append_done(line.as_bytes()),
+            false => self.binlog.append(line.as_bytes()),
+        })?;
+        self.counters.sync_update(clock::now());
+        Ok(())
+    }
+
+    /// The change is here, by this push or by an earlier one.
+    fn has(&self, origin: Origins<'_>) {
+        if let Some(pusher) = origin.pusher {
+            self.synced.applied(pusher, origin.timestamp);
+        }
+    }
+
+    /// The change is here already: reads what comes with it and says so.
+    async fn had(&self, conn: &mut Conn<'_>, origin: Origins<'_>, status: Status) -> Done {
+        conn.drain().await?;
+        self.has(origin);
+        Err(status.into())
+    }
+
+    async fn take_file(&self, conn: &mut Conn<'_>, flag: u8, replace: bool, pusher: Option<&Pusher>) -> Done {
+        let body = conn.body_left();
+        let names = SyncFileHead::names_len(fixed(conn, SyncFileHead::FIXED_LEN).await?)?;
+        let with_content = match Status(flag) {
+            Status::OK => true,
+            Status::EEXIST => false,
+            _ => return Err(Status::EINVAL.into()),
+        };
+        let len = SyncFileHead::FIXED_LEN + names;
+        let head = SyncFileHead::decode(conn.head(len).await?, body, with_content)?;
+        conn.consume(len);
+        self.own_group(&head.group)?;
+        let place = self.place(&head.name)?;
+        let origin = Origins { timestamp: head.timestamp, pusher };
+        let change = if replace { Change::Update } else { Change::Create };
+        if !with_content {
+            self.record_push(origin, change, &head.name, false)?;
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
+        self.counters.tried(Count::SyncInBytes, head.size);
+        let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
+        if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
+            self.record_push(origin, change, &head.name, false)?;
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
+        let mut incoming = self.begin_push(&place)?;
+        let hasher = self.receive_push(conn, incoming.file(), &head).await?;
+        place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp))?;
+        // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
+        let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
+        let (_, base) = place.rel.split();
+        let base = RelPath::new(base).ok_or(Status::EINVAL)?;
+        let fresh = match if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) } {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if !replace {
+                    warn!("{} is here with another size; taking the one that is pushed", head.name);
+                }
+                self.can_record()?;
+                place.try_on("replace", |_| incoming.replace(&base))?;
+                false
+            }
+            other => place.try_on("name", |_| other).map(|()| true)?,
+        };
+        held.set_sum(is_appender(&head.name).then_some(Sum { hasher, size: head.size }));
+        if let Err(status) = self.record_push(origin, change, &head.name, !fresh) {
+            if fresh {
+                warn_removed("a file without a record", &place.dir().full(&place.rel), place.dir().unlink(&place.rel));
+            }
+            return Err(status.into());
+        }
+        place.path.took(head.size);
+        let dir = self.dir_to_settle(&place)?;
+        self.settle(place.index, Some(incoming.into_file()), dir).await?;
+        drop(held);
+        self.counters.went_well(Count::SyncInBytes, head.size);
+        self.has(origin);
+        Ok(())
+    }
+
+    /// A file without a name in the directory of `place`.
+    fn begin_push(&self, place: &Place<'_>) -> Result<Incoming, Status> {
+        let parent = RelPath::new(place.rel.split().0).ok_or(Status::EINVAL)?;
+        let begun = place
+            .try_on("open the directory of", |p| p.dir().open_dir(&parent))
+            .and_then(|dir| place.try_on("make", |_| Incoming::begin(&Arc::new(dir))));
+        self.counters.count(Count::FileOpen, 1, begun.is_ok());
+        begun
+    }
+
+    async fn receive_push(&self, conn: &mut Conn<'_>, file: &File, head: &SyncFileHead) -> Result<Hasher, Refusal> {
+        let mut hasher = Hasher::new();
+        match head.size <= WHOLE {
+            true => self.receive_at_once(conn, file, 0, head.size, &mut hasher).await?,
+            false => self.receive_into(conn, file, 0, head.size, &mut hasher).await?,
+        }
+        // The source is taken at its word: refusing would stop it for good. But somebody should look at its disk.
+        let told = head.name.block().ok().filter(|_| has_sum(&head.name));
+        if let Some(block) = told
+            && (block.size.size() != Some(head.size) || block.crc32 != hasher.clone().finalize())
+        {
+            error!("{}: what was pushed here does not have the size and checksum in its name", head.name);
+        }
+        Ok(hasher)
+    }
+
+    async fn take_delete(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
+        let body = self.whole(conn).await?;
+        let request = SyncDelete::decode(body)?;
+        let len = body.len();
+        conn.consume(len);
+        self.own_group(&request.group)?;
+        let place = self.place(&request.name)?;
+        let origin = Origins { timestamp: request.timestamp, pusher };
+        let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
+        held.set_sum(None);
+        let meta = match place.try_on("look at", |p| p.dir().meta(&p.rel, false)) {
+            Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
+            other => other?,
+        };
+        if !meta.is_file() && !meta.is_link() {
+            return Err(Status::EINVAL.into());
+        }
+        self.can_record()?;
+        self.unlink(&place, meta.size).await?;
+        self.record_push(origin, Change::Delete, &request.name, true)?;
+        self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
+        self.has(origin);
+        Ok(())
+    }
+
+    async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {
+        let body = conn.body_left();
+        let names = SyncRangeHead::names_len(fixed(conn, SyncRangeHead::FIXED_LEN).await?)?;
+        let len = SyncRangeHead::FIXED_LEN + names;
+        let head = SyncRangeHead::decode(conn.head(len).await?, body)?;
+        conn.consume(len);
+        self.own_group(&head.group)?;
+        let place = self.place(&head.name)?;
+        let end = head.offset.checked_add(head.len).filter(|&end| end <= i64::MAX as u64).ok_or(Status::EINVAL)?;
+        let origin = Origins { timestamp: head.timestamp, pusher };
+        self.counters.tried(Count::SyncInBytes, head.len);
+        let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
+        let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
+        let file = match opened {
+            Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
+            Err(Status::EISDIR) => return self.had(conn, origin, Status::EEXIST).await,
+            other => other?,
+        };
+        let old = place.try_on("look at", |_| dir::meta_of(&file))?;
+        let fits = if modify { old.size >= head.offset } else { old.size == head.offset };
+        if !old.is_file() || (!fits && old.size >= end) {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
+        if !fits {
+            debug!("{}: has {} bytes here, cannot take {}..{end}", head.name, old.size, head.offset);
+            conn.drain().await?;
+            return Err(Status::ENOENT.into());
+        }
+        // As for clients: the sum goes on over what is added at the end.
+        let before = held.sum(old.size).filter(|_| head.offset == old.size);
+        let mut hasher = before.as_ref().map_or_else(Hasher::new, |sum| sum.hasher.clone());
+        if head.offset < old.size {
+            held.set_sum(None);
+        }
+        let received = match head.len <= WHOLE {
+            true => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
+            false => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
+        };
+        let change = match modify {
+            true => Change::Modify { offset: head.offset, len: head.len },
+            false => Change::Append { offset: head.offset, len: head.len },
+        };
+        let recorded = received.and_then(|()| Ok(self.record_push(origin, change, &head.name, false)?));
+        if let Err(refusal) = recorded {
+            shorten(&place, &file, &mut held, old.size);
+            return Err(refusal);
+        }
+        if head.offset == old.size {
+            held.set_sum(before.map(|_| Sum { hasher, size: end }));
+        }
+        place.path.took(end.saturating_sub(old.size));
+        self.settle(place.index, Some(file), None).await?;
+        self.counters.went_well(Count::SyncInBytes, head.len);
+        self.has(origin);
+        Ok(())
+    }
+
+    async fn take_truncate(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
+        let body = self.whole(conn).await?;
+        let request = SyncTruncate::decode(body)?;
+        let len = body.len();
+        conn.consume(len);
+        self.own_group(&request.group)?;
+        let place = self.place(&request.name)?;
+        let origin = Origins { timestamp: request.timestamp, pusher };
+        let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
+        let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
+            Err(Status::EISDIR) => return Err(Status::EEXIST.into()),
+            other => other?,
+        };
+        let old = place.try_on("look at", |_| dir::meta_of(&file))?;
+        if !old.is_file() || old.size != request.old_size {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
+        self.can_record()?;
+        held.set_sum(None);
+        place.try_on("truncate", |_| file.set_len(request.new_size))?;
+        let change = Change::Truncate { old: request.old_size, new: request.new_size };
+        self.record_push(origin, change, &request.name, true)?;
+        self.settle(place.index, Some(file), None).await?;
+        self.has(origin);
+        Ok(())
+    }
+
+    async fn take_link(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
+        let request = self.two_names(conn).await?;
+        let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
+        let origin = Origins { timestamp: request.timestamp, pusher };
+        let _held = self.names.hold(&request.name, self.settings.timeout).await?;
+        let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
+        if there(&place, false) || !there(&target, true) {
+            self.has(origin);
+            return Ok(());
+        }
+        self.can_record()?;
+        place.try_on("make the link", |p| p.dir().symlink(&target.dir().full(&target.rel), &p.rel))?;
+        let change = Change::Link { source: Some(canonical(&request.other)?) };
+        self.record_push(origin, change, &request.name, true)?;
+        self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
+        self.has(origin);
+        Ok(())
+    }
+
+    async fn take_rename(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
+        let request = self.two_names(conn).await?;
+        let (new, old) = (self.place(&request.name)?, self.place(&request.other)?);
+        if new.index != old.index {
+            return Err(Status::EINVAL.into());
+        }
+        let origin = Origins { timestamp: request.timestamp, pusher };
+        let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
+        self.can_record()?;
+        match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
+            Err(status @ Status::EEXIST) => return self.had(conn, origin, status).await,
+            other => other?,
+        }
+        held.set_sum(None);
+        self.record_push(origin, Change::Rename { old: canonical(&request.other)? }, &request.name, true)?;
+        self.settle(new.index, None, self.dir_to_settle(&new)?).await?;
+        self.has(origin);
+        Ok(())
+    }
+
+    async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {
+        let body = self.whole(conn).await?;
+        let request = SyncTwoNames::decode(body)?;
+        let len = body.len();
+        conn.consume(len);
+        self.own_group(&request.group)?;
+        Ok(request)
+    }
+}
+
+/// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
+/// appenders have none.
+fn has_sum(name: &RemoteName) -> bool {
+    name.kind().is_ok_and(fdfs_protocol::file_id::Kind::is_normal)
+}

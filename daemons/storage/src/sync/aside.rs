@@ -1,0 +1,232 @@
+//! Files that a peer could not be brought up to date with: set aside, so that they hold up nobody, and tried again.
+//!
+//! What is kept is the name, not the change: trying again makes the peer's file what the file is here by then, so that
+//! later changes of the same name need no push of their own. The names survive a restart, in a file beside the mark
+//! file: one record a line, as in a binlog. A name is in the file before the position of the peer passes its record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fdfs_protocol::RemoteName;
+use fdfs_protocol::binlog::{Change, Origin, Record};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::blocking;
+use crate::disk::replace_file;
+
+/// Names kept at most; when there are more, the peer as a whole is in trouble, and its loop waits.
+pub const MAX: usize = 100_000;
+
+/// Pause before the first new try; it doubles with each failure.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(300);
+
+#[derive(Debug)]
+struct Entry {
+    timestamp: u32,
+    due: Instant,
+    pause: Duration,
+}
+
+/// The files set aside for one peer.
+#[derive(Debug)]
+pub struct Aside {
+    path: PathBuf,
+    names: BTreeMap<RemoteName, Entry>,
+    /// The names by when they are due.
+    order: BTreeSet<(Instant, RemoteName)>,
+    /// Lines in the file.
+    lines: usize,
+    file: Option<File>,
+}
+
+impl Aside {
+    /// Reads what an earlier process set aside; lines that make no sense are passed over with a warning.
+    ///
+    /// # Errors
+    /// What reading reported, with the path in the text.
+    pub fn open(path: PathBuf, now: Instant) -> io::Result<Aside> {
+        let text = match std::fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(|e| named(&path, &e))?,
+        };
+        let mut names = BTreeMap::new();
+        let mut lines = 0;
+        for line in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+            lines += 1;
+            match Record::parse(line) {
+                Ok(r) => drop(names.insert(r.name, Entry { timestamp: r.timestamp, due: now, pause: FIRST })),
+                Err(e) => warn!("{}: line {lines} is passed over: {e}", path.display()),
+            }
+        }
+        let order = names.iter().map(|(name, entry)| (entry.due, *name)).collect();
+        let mut aside = Aside { path, names, order, lines, file: None };
+        if !text.is_empty() && !text.ends_with(b"\n") {
+            // A line behind a piece of one would be part of it.
+            aside.rewrite();
+        }
+        Ok(aside)
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Whether this name is set aside.
+    pub fn contains(&self, name: &RemoteName) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// Sets a name aside. `timestamp` is that of the change that could not be pushed.
+    ///
+    /// # Errors
+    /// What writing reported: the record must not be passed over then.
+    pub fn add(&mut self, name: RemoteName, timestamp: u32, now: Instant) -> io::Result<()> {
+        if !self.names.contains_key(&name) {
+            self.write(&name, timestamp)?;
+        }
+        let entry = self.names.entry(name).or_insert(Entry { timestamp, due: now + FIRST, pause: FIRST });
+        entry.timestamp = entry.timestamp.max(timestamp);
+        self.order.insert((entry.due, name));
+        Ok(())
+    }
+
+    fn write(&mut self, name: &RemoteName, timestamp: u32) -> io::Result<()> {
+        let mut append = || {
+            let mut file = match self.file.take() {
+                Some(file) => file,
+                None => OpenOptions::new().create(true).append(true).open(&self.path)?,
+            };
+            file.write_all(line(name, timestamp).as_bytes())?;
+            Ok(file)
+        };
+        self.file = Some(append().map_err(|e: io::Error| named(&self.path, &e))?);
+        self.lines += 1;
+        Ok(())
+    }
+
+    /// Puts what was added on stable storage, before a position is saved that relies on it.
+    ///
+    /// # Errors
+    /// What the system reported.
+    pub async fn sync(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        blocking::run(move || file.sync_data()).await.map_err(|e| named(&self.path, &e))
+    }
+
+    /// A name whose time has come, with the time of its change.
+    pub fn due(&self, now: Instant, free: impl Fn(&RemoteName) -> bool) -> Option<(RemoteName, u32)> {
+        let (_, name) = self.order.iter().take_while(|(due, _)| *due <= now).find(|(_, name)| free(name))?;
+        Some((*name, self.names.get(name)?.timestamp))
+    }
+
+    /// When the next name's time comes.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.order.first().map(|(due, _)| *due)
+    }
+
+    /// Another try has failed; gives the pause before the next.
+    pub fn failed(&mut self, name: &RemoteName, now: Instant) -> Duration {
+        let Some(entry) = self.names.get_mut(name) else { return FIRST };
+        let pause = entry.pause;
+        self.order.remove(&(entry.due, *name));
+        entry.due = now + pause;
+        self.order.insert((entry.due, *name));
+        entry.pause = (pause * 2).min(LONGEST);
+        pause
+    }
+
+    /// The peer has this file as it is here.
+    pub fn settled(&mut self, name: &RemoteName) {
+        if let Some(entry) = self.names.remove(name) {
+            self.order.remove(&(entry.due, *name));
+        }
+        if self.names.is_empty() || self.lines > 2 * self.names.len() + 1000 {
+            self.rewrite();
+        }
+    }
+
+    /// A file with names that are settled is no harm: they are tried once more after a restart.
+    fn rewrite(&mut self) {
+        self.file = None;
+        let text: String = self.names.iter().map(|(name, entry)| line(name, entry.timestamp)).collect();
+        let written = match text.is_empty() {
+            true => std::fs::remove_file(&self.path).or_else(|e| match e.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(named(&self.path, &e)),
+            }),
+            false => replace_file(&self.path, text.as_bytes()),
+        };
+        match written {
+            Ok(()) => self.lines = self.names.len(),
+            Err(e) => warn!("{e}"),
+        }
+    }
+}
+
+fn line(name: &RemoteName, timestamp: u32) -> String {
+    format!("{}\n", Record { timestamp, origin: Origin::Client, change: Change::Update, name: *name })
+}
+
+fn named(path: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: u32) -> RemoteName {
+        format!("M00/00/00/file{n:06}").parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn names_survive_until_they_are_settled() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("10.0.0.2_23000.aside");
+        let now = Instant::now();
+        let mut aside = Aside::open(path.clone(), now).unwrap();
+        aside.add(name(1), 100, now).unwrap();
+        aside.add(name(1), 90, now).unwrap();
+        aside.add(name(2), 101, now).unwrap();
+        aside.sync().await.unwrap();
+        let mut again = Aside::open(path.clone(), now).unwrap();
+        assert_eq!((again.len(), again.due(now, |_| true)), (2, Some((name(1), 100))));
+        assert_eq!(again.due(now, |n| *n != name(1)), Some((name(2), 101)));
+        again.settled(&name(1));
+        assert!(!again.contains(&name(1)) && again.contains(&name(2)));
+        again.settled(&name(2));
+        assert!(again.is_empty() && !path.exists());
+    }
+
+    #[test]
+    fn pauses_double_up_to_their_limit() {
+        let tmp = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut aside = Aside::open(tmp.path().join("x.aside"), now).unwrap();
+        aside.add(name(1), 1, now).unwrap();
+        assert_eq!((aside.due(now, |_| true), aside.next_due()), (None, Some(now + FIRST)));
+        let pauses: Vec<_> = (0..12).map(|_| aside.failed(&name(1), now).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+    }
+
+    #[test]
+    fn nonsense_in_the_file_is_passed_over() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x.aside");
+        std::fs::write(&path, format!("nonsense\n5 U {}\n5 U ../../etc", name(1))).unwrap();
+        let aside = Aside::open(path, Instant::now()).unwrap();
+        assert_eq!(aside.len(), 1);
+    }
+}

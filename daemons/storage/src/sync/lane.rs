@@ -1,0 +1,395 @@
+//! One connection to a peer, and what is pushed over it: one change at a time.
+//!
+//! What is sent of a file is what it is at that moment: the change a record tells of may have been overtaken by later
+//! ones, whose records come later. So a file that is gone is no error, and a push ends in the same state however often
+//! and however late it is made.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::header::{self, HEADER_LEN, Header};
+use fdfs_protocol::peer::replica::{
+    ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
+};
+use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
+use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
+use fdfs_server::Dial;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::rules::{Verdict, judge};
+use crate::counters::Count;
+use crate::disk::dir::{self, Meta};
+use crate::net::{Conn, Gone, SendError};
+use crate::serve::Service;
+
+/// Answers are short; the longest known is a request that some servers send back.
+const MAX_ANSWER: u64 = 4096;
+
+/// Times a file is looked at anew because it became shorter while it was being sent.
+const TRIES: u32 = 3;
+
+const NO_CRC: FileInfoFlags = FileInfoFlags { no_crc: true, silent: true };
+const WITH_CRC: FileInfoFlags = FileInfoFlags { no_crc: false, silent: true };
+
+/// What became of a push.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The peer has the change, or there is nothing left to push.
+    Done,
+    /// The peer cannot take it.
+    Refused(Command, Status),
+    /// The file cannot be read here.
+    Unreadable(io::Error),
+}
+
+/// Why an exchange came to no end that the caller has to know.
+enum Stop {
+    Gone,
+    Outcome(Outcome),
+}
+
+impl From<Gone> for Stop {
+    fn from(_: Gone) -> Stop {
+        Stop::Gone
+    }
+}
+
+/// A file to be pushed whole.
+struct Whole<'a> {
+    name: &'a RemoteName,
+    timestamp: u32,
+}
+
+/// A connection to a peer.
+#[derive(Debug)]
+pub struct Lane {
+    service: Arc<Service>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    timeout: Duration,
+    /// The last file created over this connection was there already, so the next may be too.
+    had_last: bool,
+    /// The peer closes, or has closed, this connection.
+    stale: bool,
+}
+
+impl Lane {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the system reported.
+    pub async fn connect(service: Arc<Service>, peer: SocketAddr, dial: Dial) -> io::Result<Lane> {
+        let (stream, _) = fdfs_server::link::connect([peer], dial).await?;
+        Ok(Lane { service, stream, peer, timeout: dial.answer, had_last: false, stale: false })
+    }
+
+    /// Whether another connection is needed for the next push.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Tells the peer who pushes: from now on it counts what comes over this connection as applied.
+    ///
+    /// # Errors
+    /// [`Gone`] when the connection is of no further use.
+    pub async fn identify(&mut self, id: StorageId) -> Result<(), Gone> {
+        match self.ask(Command::ReportServerId, 0, &ReportServerId { id }).await? {
+            Status::OK => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
+    /// Asks the peer for a sign of life.
+    ///
+    /// # Errors
+    /// [`Gone`] when there is none.
+    pub async fn keep_alive(&mut self) -> Result<(), Gone> {
+        self.ask(Command::ActiveTest, 0, &()).await.map(drop)
+    }
+
+    /// Pushes what a record tells of.
+    ///
+    /// # Errors
+    /// [`Gone`] when the connection broke: the peer may or may not have the change.
+    pub async fn push(&mut self, record: &Record) -> Result<Outcome, Gone> {
+        finish(self.try_push(record).await)
+    }
+
+    /// Makes the peer's file what the file is here now.
+    ///
+    /// # Errors
+    /// As [`Lane::push`].
+    pub async fn reconcile(&mut self, name: &RemoteName, timestamp: u32) -> Result<Outcome, Gone> {
+        finish(self.try_reconcile(Whole { name, timestamp }).await)
+    }
+
+    async fn try_push(&mut self, record: &Record) -> Result<(), Stop> {
+        let (name, timestamp) = (&record.name, record.timestamp);
+        let group = self.service.settings.group;
+        let whole = Whole { name, timestamp };
+        match record.change {
+            Change::Create => self.create(whole).await,
+            Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
+            Change::Delete => {
+                if self.meta(name, false)?.is_some() {
+                    return Ok(());
+                }
+                self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name: *name }).await
+            }
+            Change::Append { offset, len } => self.range(Command::SyncAppendFile, whole, offset, len).await,
+            Change::Modify { offset, len } => self.range(Command::SyncModifyFile, whole, offset, len).await,
+            Change::Truncate { old, new } => self.truncate(whole, old, new).await,
+            Change::Link { source } => self.link(whole, source).await,
+            Change::Rename { old } => self.rename(record.origin, whole, old).await,
+        }
+    }
+
+    async fn try_reconcile(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
+        let group = self.service.settings.group;
+        let (name, timestamp) = (*whole.name, whole.timestamp);
+        match self.meta(whole.name, false)? {
+            None => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
+            Some(meta) if meta.is_link() => self.link(whole, None).await,
+            Some(_) => self.send_whole(Command::SyncUpdateFile, whole).await,
+        }
+    }
+
+    /// After a file that the peer had, it is asked first: content that it has need not be sent.
+    async fn create(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
+        if self.had_last
+            && let Some(meta) = self.meta(whole.name, true)?
+        {
+            match self.info(whole.name, NO_CRC).await? {
+                Some(there) if there.size == meta.size => return self.log_only(&whole, there.size).await,
+                Some(_) => return self.send_whole(Command::SyncUpdateFile, whole).await,
+                None => {}
+            }
+        }
+        self.send_whole(Command::SyncCreateFile, whole).await
+    }
+
+    /// The peer has the file; it only writes its record.
+    async fn log_only(&mut self, whole: &Whole<'_>, size: u64) -> Result<(), Stop> {
+        let head = self.file_head(whole, size);
+        let status = self.ask(Command::SyncCreateFile, Status::EEXIST.0, &head).await?;
+        self.conclude(Command::SyncCreateFile, status)
+    }
+
+    fn file_head(&self, whole: &Whole<'_>, size: u64) -> SyncFileHead {
+        let group = self.service.settings.group;
+        SyncFileHead { size, timestamp: whole.timestamp, group, name: *whole.name }
+    }
+
+    async fn send_whole(&mut self, command: Command, whole: Whole<'_>) -> Result<(), Stop> {
+        for _ in 0..TRIES {
+            let Some((file, meta)) = self.open(whole.name)? else { return Ok(()) };
+            let head = self.file_head(&whole, meta.size);
+            match self.send(command, &head, &file, 0, meta.size).await {
+                Ok(status) => {
+                    self.had_last = status == Status::EEXIST;
+                    return self.conclude(command, status);
+                }
+                Err(SendError::Gone) => return Err(Stop::Gone),
+                Err(SendError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+                Err(SendError::Read(e)) => return Err(Stop::Outcome(Outcome::Unreadable(e))),
+            }
+        }
+        Err(Stop::Outcome(Outcome::Unreadable(io::ErrorKind::UnexpectedEof.into())))
+    }
+
+    async fn range(&mut self, command: Command, whole: Whole<'_>, offset: u64, len: u64) -> Result<(), Stop> {
+        let Some((file, meta)) = self.open(whole.name)? else { return Ok(()) };
+        // It may have been made shorter since; the record of that comes later. What is left of the range counts.
+        let left = meta.size.saturating_sub(offset);
+        if left == 0 {
+            return Ok(());
+        }
+        let len = len.min(left);
+        let group = self.service.settings.group;
+        let head = SyncRangeHead { offset, len, timestamp: whole.timestamp, group, name: *whole.name };
+        let status = match self.send(command, &head, &file, offset, len).await {
+            Ok(status) => status,
+            Err(SendError::Gone) => return Err(Stop::Gone),
+            Err(SendError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(SendError::Read(e)) => return Err(Stop::Outcome(Outcome::Unreadable(e))),
+        };
+        match judge(command, status) {
+            Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
+            _ => self.conclude(command, status),
+        }
+    }
+
+    async fn truncate(&mut self, whole: Whole<'_>, old_size: u64, new_size: u64) -> Result<(), Stop> {
+        if self.meta(whole.name, true)?.is_none() {
+            return Ok(());
+        }
+        let command = Command::SyncTruncateFile;
+        let group = self.service.settings.group;
+        let message = SyncTruncate { old_size, new_size, timestamp: whole.timestamp, group, name: *whole.name };
+        let status = self.ask(command, 0, &message).await?;
+        match judge(command, status) {
+            Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
+            Verdict::Compare => match self.info(whole.name, NO_CRC).await? {
+                Some(there) if there.size == new_size => Ok(()),
+                _ => self.send_whole(Command::SyncUpdateFile, whole).await,
+            },
+            _ => self.conclude(command, status),
+        }
+    }
+
+    async fn link(&mut self, whole: Whole<'_>, source: Option<RemoteName>) -> Result<(), Stop> {
+        if !self.meta(whole.name, false)?.is_some_and(|meta| meta.is_link()) {
+            return Ok(());
+        }
+        let Some(other) = source.or_else(|| self.service.store.link_target(whole.name)) else { return Ok(()) };
+        let group = self.service.settings.group;
+        let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other };
+        self.simple(Command::SyncCreateLink, &message).await
+    }
+
+    async fn rename(&mut self, origin: Origin, whole: Whole<'_>, old: RemoteName) -> Result<(), Stop> {
+        if origin == Origin::Replica {
+            // Old data: the peer never had the old name.
+            return self.create(whole).await;
+        }
+        let Some(meta) = self.meta(whole.name, true)? else { return Ok(()) };
+        let group = self.service.settings.group;
+        // Changes of the old name may not have been pushed: it was gone when their records came.
+        let told = whole.name.block().map(|block| block.crc32).ok();
+        if let Some(there) = self.info(&old, WITH_CRC).await?
+            && (there.size != meta.size || Some(there.crc32) != told)
+        {
+            debug!("{old} at {} is not what became {}; pushing that whole", self.peer, whole.name);
+            let message = SyncDelete { timestamp: whole.timestamp, group, name: old };
+            self.send_whole(Command::SyncCreateFile, whole).await?;
+            return self.simple(Command::SyncDeleteFile, &message).await;
+        }
+        let command = Command::SyncRenameFile;
+        let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other: old };
+        let status = self.ask(command, 0, &message).await?;
+        match judge(command, status) {
+            Verdict::Create => self.send_whole(Command::SyncCreateFile, whole).await,
+            _ => self.conclude(command, status),
+        }
+    }
+
+    async fn simple(&mut self, command: Command, message: &impl Encode) -> Result<(), Stop> {
+        let status = self.ask(command, 0, message).await?;
+        self.conclude(command, status)
+    }
+
+    fn conclude(&self, command: Command, status: Status) -> Result<(), Stop> {
+        match judge(command, status) {
+            Verdict::Done => Ok(()),
+            _ => Err(Stop::Outcome(Outcome::Refused(command, status))),
+        }
+    }
+
+    /// What the peer has under this name; `None` if nothing.
+    async fn info(&mut self, name: &RemoteName, flags: FileInfoFlags) -> Result<Option<FileInfo>, Stop> {
+        let request = FileRequest { group: self.service.settings.group, name: *name };
+        let command = Command::QueryFileInfo;
+        let (status, body) = self.exchange(command, flags.to_byte(), &request).await?;
+        match status {
+            Status::OK => Ok(FileInfo::decode(&body).ok()),
+            Status::ENOENT => Ok(None),
+            // It tells nothing about names this short.
+            Status::EINVAL if name.as_bytes().len() < FileInfo::MIN_NAME => Ok(None),
+            status => Err(Stop::Outcome(Outcome::Refused(command, status))),
+        }
+    }
+
+    fn local(&self, result: io::Result<Meta>) -> Result<Option<Meta>, Stop> {
+        match result {
+            Ok(meta) => Ok(Some(meta)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Stop::Outcome(Outcome::Unreadable(e))),
+        }
+    }
+
+    fn meta(&self, name: &RemoteName, follow: bool) -> Result<Option<Meta>, Stop> {
+        // A store path that this storage does not have (any more) has no files.
+        let Ok((path, rel)) = self.service.store.locate(name) else { return Ok(None) };
+        self.local(path.dir.meta(&rel, follow))
+    }
+
+    fn open(&self, name: &RemoteName) -> Result<Option<(File, Meta)>, Stop> {
+        let Ok((path, rel)) = self.service.store.locate(name) else { return Ok(None) };
+        let opened = path.dir.open_read(&rel).and_then(|file| dir::meta_of(&file).map(|meta| (file, meta)));
+        match opened {
+            Ok((file, meta)) => Ok(Some((file, meta)).filter(|_| meta.is_file())),
+            Err(e) => self.local(Err(e)).map(|_| None),
+        }
+    }
+
+    async fn ask(&mut self, command: Command, flags: u8, message: &impl Encode) -> Result<Status, Gone> {
+        Ok(self.exchange(command, flags, message).await?.0)
+    }
+
+    async fn exchange(
+        &mut self,
+        command: Command,
+        flags: u8,
+        message: &impl Encode,
+    ) -> Result<(Status, Vec<u8>), Gone> {
+        let mut out = Vec::with_capacity(320);
+        header::frame_flags(command, flags, message, &mut out);
+        let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
+        conn.send(&out).await?;
+        let answer = answer(&mut conn).await?;
+        self.note(answer.0);
+        Ok(answer)
+    }
+
+    async fn send(
+        &mut self,
+        command: Command,
+        head: &impl Encode,
+        file: &File,
+        offset: u64,
+        len: u64,
+    ) -> Result<Status, SendError> {
+        let mut out = Vec::with_capacity(320);
+        header::frame_head(command, head, len, &mut out);
+        let counters = &self.service.counters;
+        counters.tried(Count::SyncOutBytes, len);
+        let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
+        conn.send_range(&out, file, offset, len).await?;
+        let (status, _) = answer(&mut conn).await?;
+        if status.is_ok() {
+            counters.went_well(Count::SyncOutBytes, len);
+        }
+        self.note(status);
+        Ok(status)
+    }
+
+    /// FastDFS closes a connection after this answer.
+    fn note(&mut self, status: Status) {
+        self.stale |= status == Status::EINVAL;
+    }
+}
+
+fn finish(result: Result<(), Stop>) -> Result<Outcome, Gone> {
+    match result {
+        Ok(()) => Ok(Outcome::Done),
+        Err(Stop::Outcome(outcome)) => Ok(outcome),
+        Err(Stop::Gone) => Err(Gone),
+    }
+}
+
+async fn answer(conn: &mut Conn<'_>) -> Result<(Status, Vec<u8>), Gone> {
+    let header: Header = conn.request(false).await?;
+    if header.cmd != Command::Response.code() || header.body_len > MAX_ANSWER {
+        return Err(Gone);
+    }
+    let len = header.body_len as usize;
+    debug_assert!(len + HEADER_LEN <= crate::net::scratch::SIZE);
+    let body = conn.head(len).await?.to_vec();
+    conn.consume(len);
+    Ok((header.outcome(), body))
+}

@@ -1,0 +1,417 @@
+//! Records into lanes: what runs while a peer takes pushes.
+//!
+//! The first lane is the one on which the peer knows who pushes; what comes over it tells the peer how far it has come,
+//! and trackers send readers by that. So the first lane carries a record only when everything before that is finished,
+//! and now and then the others pause so that this comes true.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::stat::StorageStatus;
+use fdfs_protocol::{RemoteName, StorageId};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::aside::{self, Aside};
+use super::lane::{Lane, Outcome};
+use super::mark::Mark;
+use super::peer::Trouble;
+use super::reader::{Line, Reader};
+use super::rules::{Step, is_old_data, is_wanted, names, step};
+use super::window::{Ticket, Window};
+use crate::disk::binlog::Place;
+use crate::net::Gone;
+use crate::report::members::Members;
+use crate::report::session::Cluster;
+
+/// How often the other lanes pause for the first, and for how long at most: one of them may carry a large file.
+const FIRST_LANE_EVERY: Duration = Duration::from_secs(1);
+const FIRST_LANE_WAIT: Duration = Duration::from_millis(50);
+
+/// A position that has moved is saved at least this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Breaks of the connection during the same push before that is set aside.
+const POISONED: u32 = 5;
+
+/// Alarms about a peer that cannot take changes come no more often than this.
+const ALARM_EVERY: Duration = Duration::from_secs(10);
+
+/// The push during which the connection broke, and how many times in a row.
+#[derive(Debug, Default)]
+pub struct Poison {
+    at: Option<Place>,
+    times: u32,
+}
+
+impl Poison {
+    /// Counts a break; true if it is the push that breaks the connection.
+    fn broke(&mut self, at: Place) -> bool {
+        self.times = if self.at == Some(at) { self.times + 1 } else { 1 };
+        self.at = Some(at);
+        self.times >= POISONED
+    }
+}
+
+#[derive(Debug)]
+enum Job {
+    Record(Record, Ticket, Place),
+    Aside(RemoteName, u32),
+}
+
+struct Finished {
+    number: usize,
+    lane: Option<Lane>,
+    job: Job,
+    result: Result<Outcome, Gone>,
+}
+
+/// The state of pushing to one peer.
+pub struct Pump {
+    cluster: Arc<Cluster>,
+    id: StorageId,
+    addr: SocketAddr,
+    mark: Mark,
+    aside: Aside,
+    window: Window,
+    reader: Reader,
+    /// Idle lanes by number; `None` for one that carries something or was never connected.
+    lanes: Vec<Option<Lane>>,
+    busy: HashSet<usize>,
+    jobs: JoinSet<Finished>,
+    /// Names that are being reconciled.
+    reconciling: Vec<RemoteName>,
+    /// Read, and not admitted yet.
+    next: Option<(Record, Place)>,
+    first_lane_used: Instant,
+    save_at: Option<Instant>,
+    alarm_at: Instant,
+}
+
+impl Pump {
+    /// Goes on from `mark` over `first`, and more lanes as there is work for them.
+    pub fn new(cluster: Arc<Cluster>, id: StorageId, addr: SocketAddr, mark: Mark, aside: Aside, first: Lane) -> Pump {
+        let reader = Reader::new(cluster.service.binlog.clone(), mark.progress().place);
+        let mut lanes: Vec<_> = (0..cluster.config.sync_threads.max(1)).map(|_| None).collect();
+        lanes[0] = Some(first);
+        Pump {
+            window: Window::new(mark.progress()),
+            reader,
+            lanes,
+            cluster,
+            id,
+            addr,
+            mark,
+            aside,
+            busy: HashSet::new(),
+            jobs: JoinSet::new(),
+            reconciling: Vec::new(),
+            next: None,
+            first_lane_used: Instant::now(),
+            save_at: None,
+            alarm_at: Instant::now(),
+        }
+    }
+
+    /// Pushes until the peer's status changes to one that forbids it.
+    ///
+    /// # Errors
+    /// What keeps it from going on.
+    pub async fn run(mut self, members: &mut watch::Receiver<Members>, poison: &mut Poison) -> Result<(), Trouble> {
+        let beat = self.cluster.config.heart_beat_interval;
+        let mut sign_at = Instant::now() + beat;
+        loop {
+            let at_end = self.begin().await?;
+            if at_end && self.is_idle() {
+                self.caught_up().await?;
+            }
+            let now = Instant::now();
+            if self.save_at.is_some_and(|at| at <= now) || self.mark.unsaved() >= self.cluster.config.write_mark_every {
+                self.save().await?;
+            }
+            let wake = self.wake_at(sign_at);
+            let binlog = self.cluster.service.binlog.clone();
+            tokio::select! {
+                Some(joined) = self.jobs.join_next(), if !self.jobs.is_empty() => {
+                    let finished = joined.map_err(|e| Trouble::Disk(std::io::Error::other(e)))?;
+                    self.finish(finished, poison)?;
+                }
+                () = binlog.beyond(self.reader.place()), if at_end => {}
+                changed = members.changed() => {
+                    let status = members.borrow_and_update().get(&self.id).map(|m| m.status);
+                    if changed.is_err() || step(status, self.mark.state.need_sync_old) != Step::Push {
+                        self.save().await?;
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(wake) => {
+                    if Instant::now() >= sign_at {
+                        sign_at = Instant::now() + beat;
+                        self.keep_alive().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.window.is_empty() && self.next.is_none()
+    }
+
+    fn wake_at(&self, sign_at: Instant) -> Instant {
+        let paused = self.lanes.len() > 1 && !self.window.is_empty();
+        let pause_ends = paused.then(|| self.first_lane_used + FIRST_LANE_EVERY + FIRST_LANE_WAIT);
+        // What is due and was not begun waits for a job to end.
+        let aside = self.aside.next_due().filter(|due| self.jobs.is_empty() || *due > Instant::now());
+        [self.save_at, aside, pause_ends].into_iter().flatten().fold(sign_at, Instant::min)
+    }
+
+    /// Begins what can be begun; true when there is nothing more in the binlog.
+    async fn begin(&mut self) -> Result<bool, Trouble> {
+        loop {
+            let Some(number) = self.free_lane() else { return Ok(false) };
+            let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
+            if let Some((name, timestamp)) = self.aside.due(Instant::now(), |name| !busy(name)) {
+                self.reconciling.push(name);
+                self.start(number, Job::Aside(name, timestamp));
+                continue;
+            }
+            if self.aside.len() >= aside::MAX {
+                return Ok(false);
+            }
+            let Some((record, end)) = (match self.next.take() {
+                None => self.read().await?,
+                next => next,
+            }) else {
+                return Ok(true);
+            };
+            let names = names(&record);
+            if names.iter().flatten().any(|name| self.reconciling.contains(name)) {
+                self.next = Some((record, end));
+                return Ok(false);
+            }
+            if self.aside.contains(&record.name) {
+                // The next try brings this change too.
+                self.set_aside(&record)?;
+                self.window.skip(end);
+                self.moved();
+                continue;
+            }
+            match self.window.admit(names, end) {
+                Ok(ticket) => self.start(number, Job::Record(record, ticket, end)),
+                Err(_) => {
+                    self.next = Some((record, end));
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// The lane for the next push.
+    fn free_lane(&mut self) -> Option<usize> {
+        let free = |number: &usize| !self.busy.contains(number);
+        if self.lanes.len() == 1 || self.is_idle_but_next() {
+            return Some(0).filter(free);
+        }
+        let waited = self.first_lane_used.elapsed();
+        if waited >= FIRST_LANE_EVERY {
+            if waited < FIRST_LANE_EVERY + FIRST_LANE_WAIT {
+                return None;
+            }
+            // Something takes long; the others go on meanwhile.
+            self.first_lane_used = Instant::now();
+        }
+        (1..self.lanes.len()).find(free)
+    }
+
+    fn is_idle_but_next(&self) -> bool {
+        self.window.is_empty() && !self.busy.contains(&0)
+    }
+
+    fn start(&mut self, number: usize, job: Job) {
+        if number == 0 {
+            self.first_lane_used = Instant::now();
+        }
+        self.busy.insert(number);
+        let lane = self.lanes[number].take();
+        let (cluster, addr) = (self.cluster.clone(), self.addr);
+        self.jobs.spawn(async move {
+            let (lane, result) = carry_out(&cluster, addr, number, lane, &job).await;
+            Finished { number, lane, job, result }
+        });
+    }
+
+    /// The next record that is to be pushed.
+    async fn read(&mut self) -> Result<Option<(Record, Place)>, Trouble> {
+        while let Some((line, end)) = self.reader.next().await? {
+            match line {
+                Line::Record(record) if is_wanted(&record, &self.mark.state) => return Ok(Some((record, end))),
+                Line::Record(_) => {}
+                Line::Malformed(e, text) => {
+                    warn!("binlog.{:03}, before byte {}: passing over `{text}`: {e}", end.file, end.offset);
+                }
+            }
+            self.window.skip(end);
+            self.moved();
+        }
+        Ok(None)
+    }
+
+    /// The position has moved, or something else that is to be on disk soon.
+    fn moved(&mut self) {
+        self.mark.advance(self.window.progress());
+        self.save_at.get_or_insert_with(|| Instant::now() + SAVE_EVERY);
+    }
+
+    async fn save(&mut self) -> Result<(), Trouble> {
+        self.save_at = None;
+        self.aside.sync().await?;
+        Ok(self.mark.save_later().await?)
+    }
+
+    fn finish(&mut self, finished: Finished, poison: &mut Poison) -> Result<(), Trouble> {
+        let Finished { number, lane, job, result } = finished;
+        self.busy.remove(&number);
+        self.lanes[number] = lane;
+        match job {
+            Job::Record(record, ticket, end) => {
+                match result {
+                    Ok(Outcome::Done) => {
+                        if record.origin == Origin::Client {
+                            self.cluster.service.acks.done(end, self.id);
+                        }
+                    }
+                    Ok(outcome) => {
+                        self.alarm(&record.name, &outcome);
+                        self.set_aside(&record)?;
+                    }
+                    Err(Gone) if poison.broke(end) => {
+                        error!(
+                            "replication to {}: the connection breaks whenever `{record}` is pushed; set aside",
+                            self.id
+                        );
+                        self.set_aside(&record)?;
+                        self.window.done(ticket);
+                        self.moved();
+                        return Err(Trouble::Broken(self.addr));
+                    }
+                    Err(Gone) => return Err(Trouble::Broken(self.addr)),
+                }
+                self.window.done(ticket);
+                self.moved();
+            }
+            Job::Aside(name, _) => {
+                self.reconciling.retain(|other| *other != name);
+                match result {
+                    Ok(Outcome::Done) => {
+                        self.aside.settled(&name);
+                        info!("replication to {}: {name} is as it is here", self.id);
+                    }
+                    Ok(outcome) => {
+                        let pause = self.aside.failed(&name, Instant::now());
+                        debug!("replication to {}: {name}: {outcome:?}; trying again in {pause:?}", self.id);
+                    }
+                    Err(Gone) => {
+                        self.aside.failed(&name, Instant::now());
+                        return Err(Trouble::Broken(self.addr));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_aside(&mut self, record: &Record) -> Result<(), Trouble> {
+        let now = Instant::now();
+        self.aside.add(record.name, record.timestamp, now)?;
+        if let Change::Rename { old } = record.change {
+            self.aside.add(old, record.timestamp, now)?;
+        }
+        Ok(())
+    }
+
+    fn alarm(&mut self, name: &RemoteName, outcome: &Outcome) {
+        let text = match outcome {
+            Outcome::Done => return,
+            Outcome::Refused(command, status) => format!("answers {command} with status {}: {status}", status.0),
+            Outcome::Unreadable(e) => format!("is not sent it, since it cannot be read here: {e}"),
+        };
+        if Instant::now() < self.alarm_at {
+            debug!("replication to {}: {name} {text}", self.id);
+            return;
+        }
+        self.alarm_at = Instant::now() + ALARM_EVERY;
+        let others = self.aside.len();
+        error!(
+            "replication: {} ({}) has not got {name}: it {text}; set aside with {others} others, and tried again",
+            self.id, self.addr
+        );
+    }
+
+    /// Everything in the binlog has been pushed.
+    async fn caught_up(&mut self) -> Result<(), Trouble> {
+        if !is_old_data(&self.mark.state) {
+            return Ok(());
+        }
+        self.mark.advance(self.window.progress());
+        self.mark.state.sync_old_done = true;
+        self.save().await?;
+        info!("replication to {}: all old files have been pushed", self.id);
+        let syncing = self.cluster.members.borrow().get(&self.id).is_some_and(|m| m.status == StorageStatus::Syncing);
+        if syncing {
+            self.cluster.report_status(&self.id, StorageStatus::Offline).await?;
+        }
+        Ok(())
+    }
+
+    /// An idle connection that broke is found out before it is needed.
+    async fn keep_alive(&mut self) -> Result<(), Trouble> {
+        if let Some(lane) = &mut self.lanes[0] {
+            lane.keep_alive().await.map_err(|_| Trouble::Broken(self.addr))?;
+        }
+        // The others are made when they are needed.
+        self.lanes.iter_mut().skip(1).for_each(|lane| *lane = None);
+        Ok(())
+    }
+}
+
+impl Drop for Pump {
+    /// What is not saved is pushed twice, which is no harm; but it need not be.
+    fn drop(&mut self) {
+        if let Err(e) = self.mark.save() {
+            warn!("{e}");
+        }
+    }
+}
+
+async fn carry_out(
+    cluster: &Cluster,
+    addr: SocketAddr,
+    number: usize,
+    lane: Option<Lane>,
+    job: &Job,
+) -> (Option<Lane>, Result<Outcome, Gone>) {
+    let connected = match lane.filter(|lane| !lane.is_stale()) {
+        Some(lane) => Ok(lane),
+        None => connect(cluster, addr, number).await,
+    };
+    let Ok(mut lane) = connected else { return (None, Err(Gone)) };
+    let result = match job {
+        Job::Record(record, ..) => lane.push(record).await,
+        Job::Aside(name, timestamp) => lane.reconcile(name, *timestamp).await,
+    };
+    (Some(lane).filter(|_| result.is_ok()), result)
+}
+
+async fn connect(cluster: &Cluster, addr: SocketAddr, number: usize) -> Result<Lane, Gone> {
+    let mut lane = Lane::connect(cluster.service.clone(), addr, cluster.dial).await?;
+    if number == 0 {
+        lane.identify(cluster.identity.id).await?;
+    }
+    Ok(lane)
+}

@@ -1,0 +1,131 @@
+//! Groups of storages: what a client changes at one member arrives at the others.
+#![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod group;
+
+use common::noise;
+use fdfs_protocol::storage::MetadataMode;
+use group::Group;
+
+#[test]
+fn every_kind_of_change_arrives_at_every_member() {
+    let group = Group::with(3);
+    (0..3).for_each(|i| group.wait_active(i));
+    let mut kept = Vec::new();
+    for i in 0..3 {
+        let mut c = group.client(i);
+        // Slaves and metadata are made where the file was uploaded: trackers send clients there.
+        let own = kept.len();
+        for (n, len) in [0usize, 10, 100_000, 1_500_000].into_iter().enumerate() {
+            let name = c.upload(&noise(len, (10 * i + n) as u64), "bin");
+            assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"a\x021\x01b\x022").status, 0);
+            kept.push((name, noise(len, (10 * i + n) as u64)));
+        }
+        let gone = c.upload(b"gone", "txt");
+        assert_eq!(c.set_metadata(&gone, MetadataMode::Overwrite, b"a\x021").status, 0);
+        let slave = c.upload_slave(&kept[own].0, &format!("_{i}"), "jpg", b"slave").name();
+        kept.push((slave, b"slave".to_vec()));
+        let appender = c.upload_appender(b"0123456789", "log");
+        assert_eq!(c.append(&appender, &noise(400_000, 7)).status, 0);
+        assert_eq!(c.modify(&appender, 5, b"xyz").status, 0);
+        assert_eq!(c.truncate(&appender, 200_000).status, 0);
+        assert_eq!(c.append(&appender, b"end").status, 0);
+        let content = [&b"01234xyz89"[..], &noise(400_000, 7)[..199_990], b"end"].concat();
+        kept.push((appender, content.clone()));
+        let sealed = c.upload_appender(b"", "log");
+        assert_eq!(c.append(&sealed, &content).status, 0);
+        kept.push((c.regenerate(&sealed).name(), content));
+        assert_eq!(c.delete(&gone).status, 0);
+        assert_eq!(c.set_metadata(&kept[own + 1].0, MetadataMode::Merge, b"m\x02x").status, 0);
+    }
+    let files = group.converge("after all kinds of changes");
+    // Every file, and the metadata of twelve.
+    assert_eq!(files.len(), kept.len() + 12);
+    for i in 0..3 {
+        let mut c = group.client(i);
+        for (name, content) in &kept {
+            assert!(c.content(name) == *content, "{name} at {i}");
+        }
+    }
+}
+
+#[test]
+fn a_member_that_was_away_catches_up() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    let first = c.upload_appender(b"first", "txt");
+    group.converge("before");
+    group.stop(1);
+    assert_eq!(c.append(&first, b" and more").status, 0);
+    let names: Vec<_> = (0..300).map(|i| c.upload(&noise(i * 10, i as u64), "bin")).collect();
+    for name in &names[..100] {
+        assert_eq!(c.delete(name).status, 0);
+    }
+    // The other goes away too, and its position with it.
+    group.stop(0);
+    group.start(1);
+    group.start(0);
+    assert_eq!(group.converge("after both were away").len(), 201);
+    assert_eq!(group.client(1).content(&first), b"first and more");
+}
+
+#[test]
+fn a_new_member_gets_the_old_files_and_then_serves() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut names = Vec::new();
+    for i in 0..2 {
+        let mut c = group.client(i);
+        names.extend((0..100).map(|n| c.upload(&noise(1000 + n, n as u64), "bin")));
+        let appender = c.upload_appender(b"abc", "log");
+        assert_eq!(c.append(&appender, b"def").status, 0);
+        assert_eq!(c.set_metadata(&appender, MetadataMode::Overwrite, b"k\x02v").status, 0);
+        assert_eq!(c.delete(&names[100 * i]).status, 0);
+    }
+    group.converge("two");
+    let new = group.add(|_| {});
+    group.wait_active(new);
+    let files = group.converge("three");
+    assert_eq!(files.len(), 198 + 4);
+    // It was the source of one of them and pushes what is new.
+    let name = group.client(new).upload(b"from the new one", "txt");
+    group.converge("a change at the new one");
+    assert_eq!(group.client(0).content(&name), b"from the new one");
+    let pushed = group.binlog(new);
+    assert!(pushed.lines().filter(|l| l.contains(" c ")).count() >= 200, "{pushed}");
+}
+
+#[test]
+fn what_a_member_cannot_take_is_set_aside_and_holds_up_nobody() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    // A directory where the file must go: the member cannot take it, whatever it tries.
+    group.stop(1);
+    let bad = c.upload(b"in the way", "txt");
+    let obstacle = group.members[1].config.base_path.join("data").join(bad.true_name());
+    std::fs::create_dir_all(obstacle.join("x")).unwrap();
+    let good: Vec<_> = (0..50).map(|i| c.upload(&noise(100, i), "txt")).collect();
+    group.start(1);
+    group.wait_active(1);
+    let there = |group: &Group| {
+        let files = group.files(1);
+        good.iter().all(|name| files.contains_key(&std::path::Path::new("data").join(name.true_name())))
+    };
+    group.until("the others arrive", there);
+    let aside = group.members[0]
+        .config
+        .base_path
+        .join("data/sync")
+        .join(format!("{}_{}.aside", group.members[1].config.bind[0], group.members[1].config.port));
+    group.until("it is set aside", |_| std::fs::read_to_string(&aside).is_ok_and(|t| t.contains(bad.as_str())));
+    // Also over a restart; and it comes when it can be taken.
+    group.stop(0);
+    group.start(0);
+    std::fs::remove_dir_all(&obstacle).unwrap();
+    group.converge("when nothing is in the way");
+    group.until("nothing is set aside", |_| !aside.exists());
+}
