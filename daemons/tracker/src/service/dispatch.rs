@@ -16,6 +16,7 @@ use fdfs_protocol::{Command, Status, WireError};
 use tracing::{debug, info, warn};
 
 use super::connection::{Connection, Saved};
+use super::moment;
 use crate::files;
 use crate::state::{Cluster, Member};
 
@@ -225,8 +226,9 @@ impl Connection {
         let (peer, leader_seen) = (self.caller.peer, &mut self.leader_seen);
         let changes = self.shared.change(|cluster| {
             report(cluster)?;
-            cluster.choose_trunk_server(&member.group);
-            cluster.changes_for(member, peer, leader_seen)
+            let at = moment();
+            cluster.choose_trunk_server(&member.group, at);
+            cluster.changes_for(member, peer, leader_seen, at)
         })?;
         answered(&changes, out)
     }
@@ -348,7 +350,7 @@ impl Connection {
             }
             C::TrackerGetStatus => {
                 no_body(body)?;
-                answered(&cluster.tracker_status(now)?, out)
+                answered(&cluster.tracker_status(now, moment())?, out)
             }
             _ => Err(Refusal(Status::EINVAL)),
         }
@@ -369,7 +371,7 @@ impl Connection {
             }
             C::SetTrunkServer => {
                 let q = StorageQuery::decode(body)?;
-                let id: StorageId = self.shared.change(|c| c.set_trunk_server(&q.group, &q.id))?;
+                let id: StorageId = self.shared.change(|c| c.set_trunk_server(&q.group, &q.id, moment()))?;
                 answered(&TrunkServerChoice { id }, out)
             }
             _ => Err(Refusal(Status::EINVAL)),
@@ -392,21 +394,22 @@ impl Connection {
             C::TrackerJoinLeader => {
                 let q = JoinLeader::decode(body)?;
                 let mut cluster = self.shared.cluster.lock();
-                if cluster.trackers.i_lead() && self.follower.is_some() {
+                if cluster.trackers.leads(moment()) && self.follower.is_some() {
                     return Err(Refusal(Status::EEXIST));
                 }
                 let peer = self.caller.peer;
-                self.follower = Some(cluster.trackers.accept_follower(peer, q.port, q.up_time, q.version)?);
+                self.follower = Some(cluster.trackers.accept_follower(peer, q.port, q.up_time, q.version, moment())?);
                 ok(out)
             }
             C::TrackerPingLeader => {
                 let ping = PingLeader::decode(body)?;
                 let mut cluster = self.shared.cluster.lock();
-                if !cluster.trackers.i_lead() {
-                    return Err(Refusal(Status::EOPNOTSUPP));
+                let at = moment();
+                cluster.trackers.accept_ping(self.follower, ping.connections, now, at)?;
+                if !cluster.trackers.acts(at) {
+                    // What it has is as good as what this tracker could tell.
+                    return ok(out);
                 }
-                let follower = self.follower.ok_or(Status::EINVAL)?;
-                cluster.trackers.accept_ping(follower, ping.connections, now)?;
                 let table = cluster.trunk_servers();
                 if self.trunk_table.as_ref() == Some(&table) {
                     return ok(out);

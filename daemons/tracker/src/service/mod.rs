@@ -30,7 +30,7 @@ use crate::config::TrackerConfig;
 use crate::directory::Directory;
 use crate::files::{DataDir, DataError};
 use crate::state::storage::Session;
-use crate::state::trackers::Trackers;
+use crate::state::trackers::{Moment, Trackers};
 use crate::state::{Cluster, Member, Unsaved};
 use connection::Connection;
 use keeper::Keeper;
@@ -176,6 +176,14 @@ impl Shared {
 /// Seconds since 1970.
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}
+
+/// Time since the host was booted, sleep included.
+fn moment() -> Moment {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of the right type; the call only writes to it. It cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t) };
+    Moment::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
 }
 
 struct Service(Arc<Shared>);

@@ -182,8 +182,8 @@ mod tests {
             assert_eq!(c.replica_changes(&a, &[brief("10.0.0.2", S::Offline)]), Ok(()));
             assert!(c.storage(&a.group, &"10.0.0.2".parse().unwrap()).is_err(), "a leader knows better");
             let mut seen = 0;
-            assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap().members.is_some(), "and says so");
-            assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap().members.is_none());
+            assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen, AT).unwrap().members.is_some(), "and says so");
+            assert!(c.changes_for(&a, ip("10.0.0.1"), &mut seen, AT).unwrap().members.is_none());
             c.trackers.step_down().unwrap();
             for (i, (told, known)) in [
                 (S::Init, true),

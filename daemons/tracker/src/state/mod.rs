@@ -15,11 +15,13 @@
 //! | [`identity`] | ids, addresses and group names |
 //! | [`trunk`] | trunk servers |
 //! | [`trackers`] | the other trackers and who leads |
+//! | [`election`] | what to ask and tell the others so that one leads |
 //! | [`statistics`] | the lists and statistics |
 //!
 //! Facts are those of FastDFS 6.16.
 
 pub mod changes;
+pub mod election;
 pub mod group;
 pub mod identity;
 pub mod join;

@@ -15,6 +15,7 @@ use fdfs_protocol::tracker::{
 use super::Cluster;
 use super::group::Group;
 use super::storage::Storage;
+use super::trackers::Moment;
 
 /// The version this tracker reports: that of the protocol it speaks.
 pub const VERSION: &str = "6.16.1";
@@ -177,11 +178,11 @@ impl Cluster {
     ///
     /// # Errors
     /// `ENOENT`: this tracker knows no group yet, so it has no say among trackers.
-    pub fn tracker_status(&self, now: i64) -> Result<TrackerStatus, Status> {
+    pub fn tracker_status(&self, wall: i64, now: Moment) -> Result<TrackerStatus, Status> {
         if self.groups.is_empty() {
             return Err(Status::ENOENT);
         }
-        let (running, restart) = self.trackers.running_times(now);
-        Ok(TrackerStatus { leader: self.trackers.i_lead(), running_time: running, restart_interval: restart })
+        let (running, restart) = self.trackers.running_times(wall);
+        Ok(TrackerStatus { leader: self.trackers.leads(now), running_time: running, restart_interval: restart })
     }
 }

@@ -7,13 +7,15 @@ use fdfs_protocol::Status;
 use fdfs_protocol::peer::{JoinReply, JoinRequest, PathSpace};
 use fdfs_protocol::stat::StorageStatus;
 
-use super::trackers::Trackers;
+use super::trackers::{Moment, Trackers};
 use super::{Caller, Cluster, Member};
 use crate::config::TrackerConfig;
 use crate::settings::Settings;
 use crate::storage_ids::IdTable;
 
 pub const NOW: i64 = 1_800_000_000;
+/// Time since boot, for what depends on it.
+pub const AT: Moment = Moment::from_secs(1000);
 const TRACKER: &str = "10.0.9.9";
 
 pub fn settings() -> Settings {

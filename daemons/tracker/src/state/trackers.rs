@@ -3,16 +3,22 @@
 //! Trackers are not configured: the first storage that joins brings the list, and this tracker finds itself in it by
 //! its own addresses. One tracker alone is its own leader from that moment. With several, the leader is whoever was
 //! proposed to all and then confirmed (FastDFS 6.16, NOTIFY_NEXT_LEADER and COMMIT_NEXT_LEADER). This module keeps that
-//! state and judges the notices of others; it sends nothing.
+//! state and judges the notices of others; it sends nothing. Who asks and proposes is [`super::election`].
+//!
+//! To lead and to act as the leader are two things: a leader that was stopped for a while, or cut off, may have been
+//! replaced without knowing. [`Trackers::acts`] says whether it may act.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::Duration;
 
 use fdfs_protocol::Status;
 use fdfs_protocol::names::Version;
 use fdfs_protocol::stat::Connections;
 use fdfs_protocol::tracker::TrackerStatus;
 
+use super::election::LEASE;
 use crate::address::Addresses;
 
 /// Most trackers a cluster may have.
@@ -20,6 +26,9 @@ pub const MAX_TRACKERS: usize = 16;
 
 /// A follower that has not been heard of for longer than this is not active.
 const PING_LIMIT: i64 = 3;
+
+/// Time since this host was booted: it never jumps, and goes on while the host sleeps.
+pub type Moment = Duration;
 
 /// Running times are compared in steps of this many seconds, so that trackers started together count as equal.
 const TIME_STEP: u64 = TrackerStatus::TIME_STEP;
@@ -79,6 +88,10 @@ pub struct Trackers {
     next_leader: Option<usize>,
     /// Moves with every change of the leader; storages compare it with what they were told.
     leader_changes: u32,
+    /// When I may act as the leader.
+    term: Option<Range<Moment>>,
+    /// When the election ran last.
+    ran: Moment,
     up_time: i64,
     restart_interval: i64,
 }
@@ -94,6 +107,8 @@ impl Trackers {
             leader: None,
             next_leader: None,
             leader_changes: 0,
+            term: None,
+            ran: Moment::ZERO,
             up_time,
             restart_interval: last_check.map_or(0, |t| (up_time - t).max(0)),
         }
@@ -119,6 +134,36 @@ impl Trackers {
         self.leader == Some(index)
     }
 
+    /// My place in the list, once I have found it.
+    pub fn me(&self) -> Option<usize> {
+        self.me
+    }
+
+    /// The places of all others. An entry that is another address of mine is none of them.
+    pub fn others(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.list.len()).filter(|&i| !self.is_mine(&self.list[i].addresses, self.list[i].port))
+    }
+
+    fn is_mine(&self, addresses: &Addresses, port: u16) -> bool {
+        port == self.port && addresses.iter().any(|ip| self.own_addresses.contains(&ip))
+    }
+
+    /// Whether one of these is me. `mine` are addresses this tracker was reached under; they are remembered.
+    pub fn is_listed(&mut self, listed: &[(Addresses, u16)], mine: &[IpAddr]) -> bool {
+        self.own_addresses.extend(mine.iter().copied().filter(|ip| !ip.is_unspecified()));
+        listed.iter().any(|(addresses, port)| self.is_mine(addresses, *port))
+    }
+
+    /// Those of a list that are not me.
+    pub fn not_me(&self, listed: &[(Addresses, u16)]) -> Vec<(Addresses, u16)> {
+        listed.iter().filter(|(addresses, port)| !self.is_mine(addresses, *port)).copied().collect()
+    }
+
+    /// The place of the leader, if one is known.
+    pub fn leader_index(&self) -> Option<usize> {
+        self.leader
+    }
+
     /// The leader, if one is known.
     pub fn leader(&self) -> Option<&Tracker> {
         self.leader.and_then(|i| self.list.get(i))
@@ -127,6 +172,27 @@ impl Trackers {
     /// Whether I lead.
     pub fn i_lead(&self) -> bool {
         self.leader.is_some() && self.leader == self.me
+    }
+
+    /// Whether I say that I lead. A leader whose election did not run for [`LEASE`] was stopped, and may have been
+    /// replaced: it is about to give up. A tracker that is alone leads, whatever the clock says.
+    pub fn leads(&self, now: Moment) -> bool {
+        self.i_lead() && (self.is_alone() || now.saturating_sub(self.ran) <= LEASE)
+    }
+
+    /// Whether I lead, and may act as the leader at this moment.
+    pub fn acts(&self, now: Moment) -> bool {
+        self.i_lead() && (self.is_alone() || self.term.as_ref().is_some_and(|t| t.contains(&now)))
+    }
+
+    fn is_alone(&self) -> bool {
+        self.others().next().is_none()
+    }
+
+    /// The election ran, and found when I may act as long as I lead.
+    pub fn set_term(&mut self, now: Moment, term: Option<Range<Moment>>) {
+        self.ran = now;
+        self.term = term.filter(|_| self.i_lead());
     }
 
     /// The counter of leader changes.
@@ -150,7 +216,7 @@ impl Trackers {
     /// # Errors
     /// `ENOENT`: this tracker is not in the first list. `ENOSPC`: more than 16 trackers.
     pub fn learn(&mut self, listed: &[(Addresses, u16)], mine: &[IpAddr]) -> Result<(), Status> {
-        self.own_addresses.extend(mine.iter().copied().filter(|ip| !ip.is_unspecified()));
+        self.is_listed(&[], mine);
         let mut list = self.list.clone();
         for (addresses, port) in listed {
             let known = list.iter().position(|t| t.port == *port && t.addresses.overlaps(addresses));
@@ -160,9 +226,7 @@ impl Trackers {
                 None => list.push(Tracker::new(*addresses, *port)),
             }
         }
-        let is_mine =
-            |t: &Tracker| t.port == self.port && t.addresses.iter().any(|ip| self.own_addresses.contains(&ip));
-        let me = list.iter().position(is_mine).ok_or(Status::ENOENT)?;
+        let me = list.iter().position(|t| self.is_mine(&t.addresses, t.port)).ok_or(Status::ENOENT)?;
         self.list = list;
         self.me = Some(me);
         if self.list.len() == 1 && self.leader.is_none() {
@@ -172,14 +236,33 @@ impl Trackers {
     }
 
     fn set_leader(&mut self, leader: Option<usize>) {
+        if leader.is_some() {
+            self.next_leader = None;
+        }
         if self.leader != leader {
             self.leader = leader;
+            self.term = None;
             self.leader_changes = self.leader_changes.wrapping_add(1);
         }
     }
 
+    /// Follows a tracker that says of itself that it leads.
+    pub fn follow(&mut self, leader: usize) {
+        if leader < self.list.len() {
+            self.set_leader(Some(leader));
+        }
+    }
+
+    /// The leader does not answer, or another one leads as well: there is none until one is elected.
+    pub fn forget_leader(&mut self) {
+        self.set_leader(None);
+    }
+
+    /// The place of a tracker; for all my addresses it is the same.
     fn find(&self, at: SocketAddr) -> Option<usize> {
-        self.list.iter().position(|t| t.is(at.ip(), at.port()))
+        let found = self.list.iter().position(|t| t.is(at.ip(), at.port()))?;
+        let tracker = &self.list[found];
+        if self.is_mine(&tracker.addresses, tracker.port) { self.me } else { Some(found) }
     }
 
     /// NOTIFY_NEXT_LEADER: somebody proposes a leader.
@@ -232,8 +315,9 @@ impl Trackers {
         port: u16,
         up_time: i64,
         version: Version,
+        now: Moment,
     ) -> Result<usize, Status> {
-        if !self.i_lead() {
+        if !self.leads(now) {
             return Err(Status::EOPNOTSUPP);
         }
         let index = self.find(SocketAddr::new(peer, port)).ok_or(Status::ENOENT)?;
@@ -245,14 +329,21 @@ impl Trackers {
     /// TRACKER_PING_LEADER: a follower lives.
     ///
     /// # Errors
-    /// `EOPNOTSUPP`: I do not lead (any more).
-    pub fn accept_ping(&mut self, follower: usize, connections: Connections, now: i64) -> Result<(), Status> {
-        if !self.i_lead() {
+    /// `EOPNOTSUPP`: I do not lead (any more). `EINVAL`: no follower has presented itself on the connection.
+    pub fn accept_ping(
+        &mut self,
+        follower: Option<usize>,
+        connections: Connections,
+        wall: i64,
+        now: Moment,
+    ) -> Result<(), Status> {
+        if !self.leads(now) {
             return Err(Status::EOPNOTSUPP);
         }
+        let follower = follower.ok_or(Status::EINVAL)?;
         if let Some(t) = self.list.get_mut(follower) {
             t.connections = connections;
-            t.last_ping = now;
+            t.last_ping = wall;
         }
         Ok(())
     }
@@ -261,6 +352,8 @@ impl Trackers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Moment = Duration::from_secs(2);
 
     fn ip(s: &str) -> IpAddr {
         s.parse().unwrap()
@@ -332,12 +425,16 @@ mod tests {
         let mut t = Trackers::new(22122, 0, None);
         t.learn(&[at("10.0.0.1")], &[ip("10.0.0.1")]).unwrap();
         t.learn(&[at("10.0.0.2")], &[ip("10.0.0.1")]).unwrap();
-        assert_eq!(t.accept_follower(ip("10.0.0.3"), 22122, 5, Version::NONE), Err(Status::ENOENT));
-        let follower = t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE).unwrap();
-        t.accept_ping(follower, Connections::default(), 100).unwrap();
+        assert_eq!(t.accept_follower(ip("10.0.0.3"), 22122, 5, Version::NONE, NOW), Err(Status::ENOENT));
+        let follower = t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE, NOW).unwrap();
+        t.accept_ping(Some(follower), Connections::default(), 100, NOW).unwrap();
+        assert_eq!(t.accept_ping(None, Connections::default(), 100, NOW), Err(Status::EINVAL));
+        let stopped = NOW + LEASE * 2;
+        assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, stopped), Err(Status::EOPNOTSUPP));
+        assert_eq!(t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE, stopped), Err(Status::EOPNOTSUPP));
         assert!(t.list()[follower].is_alive(103) && !t.list()[follower].is_alive(104));
         t.step_down().unwrap();
-        assert_eq!(t.accept_ping(follower, Connections::default(), 100), Err(Status::EOPNOTSUPP));
+        assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, NOW), Err(Status::EOPNOTSUPP));
     }
 
     #[test]

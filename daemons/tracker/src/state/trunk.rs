@@ -7,11 +7,12 @@
 use fdfs_protocol::Status;
 use fdfs_protocol::names::{GroupName, StorageId};
 
+use super::trackers::Moment;
 use super::{Cluster, Member};
 
 impl Cluster {
-    fn decides_trunk_servers(&self) -> bool {
-        self.settings.rules.use_trunk && self.trackers.i_lead()
+    fn decides_trunk_servers(&self, at: Moment) -> bool {
+        self.settings.rules.use_trunk && self.trackers.acts(at)
     }
 
     /// SET_TRUNK_SERVER: makes `id` the trunk server, or without an id says who is, choosing if it can.
@@ -20,9 +21,9 @@ impl Cluster {
     /// `ENOENT`: unknown group or storage, or nobody to choose. `EOPNOTSUPP`: not with these settings, or not here.
     /// `EALREADY`: it is already. `EEXIST`: another one is and serves. `ENONET`: it does not serve. `EACCES`: it
     /// takes no writes.
-    pub fn set_trunk_server(&mut self, name: &GroupName, id: &StorageId) -> Result<StorageId, Status> {
+    pub fn set_trunk_server(&mut self, name: &GroupName, id: &StorageId, at: Moment) -> Result<StorageId, Status> {
         self.group(name)?;
-        if !self.decides_trunk_servers() {
+        if !self.decides_trunk_servers(at) {
             return Err(Status::EOPNOTSUPP);
         }
         let group = self.group_mut(name)?;
@@ -33,7 +34,7 @@ impl Cluster {
                 return Err(if current == *id { Status::EALREADY } else { Status::EEXIST });
             }
             (None, true) => {
-                self.choose_trunk_server(name);
+                self.choose_trunk_server(name, at);
                 return self.group(name)?.trunk_server.ok_or(Status::ENOENT);
             }
             (None, false) => {}
@@ -51,8 +52,8 @@ impl Cluster {
     }
 
     /// Gives a group a trunk server if there is no doubt who it has to be.
-    pub fn choose_trunk_server(&mut self, name: &GroupName) {
-        if !self.decides_trunk_servers() {
+    pub fn choose_trunk_server(&mut self, name: &GroupName, at: Moment) {
+        if !self.decides_trunk_servers(at) {
             return;
         }
         let Ok(group) = self.group_mut(name) else { return };
@@ -72,6 +73,21 @@ impl Cluster {
     /// The trunk servers of all groups, sorted by name, as followers are told.
     pub fn trunk_servers(&self) -> Vec<Member> {
         self.groups().map(|g| Member { group: g.name, id: g.trunk_server.unwrap_or_default() }).collect()
+    }
+
+    /// Takes over what the leader told about trunk servers. Groups this tracker does not know yet are left out; the
+    /// leader tells all of them again with the next change.
+    pub fn adopt_trunk_servers(&mut self, table: &[Member]) {
+        for told in table {
+            let Ok(group) = self.group_mut(&told.group) else { continue };
+            let server = group.member(&told.id).map(|m| m.id);
+            let known = (group.trunk_server, group.last_trunk_server);
+            group.set_trunk_server(server);
+            group.last_trunk_server = told.id;
+            if known != (server, told.id) {
+                self.unsaved.groups = true;
+            }
+        }
     }
 
     /// STORAGE_FETCH_TRUNK_FID: the highest trunk file id of a group.
@@ -133,12 +149,12 @@ mod tests {
     fn alone_there_is_no_doubt() {
         let mut c = trunk_cluster();
         let a = c.bring_up("10.0.0.1");
-        c.choose_trunk_server(&name(&a));
-        assert_eq!(c.set_trunk_server(&name(&a), &StorageId::NONE), Ok(a.id));
-        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Err(Status::EALREADY));
-        assert_eq!(c.set_trunk_server(&name(&a), &"10.0.0.9".parse().unwrap()), Err(Status::EEXIST));
+        c.choose_trunk_server(&name(&a), AT);
+        assert_eq!(c.set_trunk_server(&name(&a), &StorageId::NONE, AT), Ok(a.id));
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id, AT), Err(Status::EALREADY));
+        assert_eq!(c.set_trunk_server(&name(&a), &"10.0.0.9".parse().unwrap(), AT), Err(Status::EEXIST));
         let mut seen = 0;
-        let told = c.changes_for(&a, ip("10.0.0.1"), &mut seen).unwrap();
+        let told = c.changes_for(&a, ip("10.0.0.1"), &mut seen, AT).unwrap();
         assert_eq!(told.trunk_server.unwrap().id, a.id);
         c.report_trunk_file_id(&a, 7).unwrap();
         c.report_trunk_file_id(&a, 3).unwrap();
@@ -152,12 +168,12 @@ mod tests {
         let mut c = trunk_cluster();
         let a = c.bring_up("10.0.0.1");
         let b = c.bring_up("10.0.0.2");
-        c.choose_trunk_server(&name(&a));
-        assert_eq!(c.set_trunk_server(&name(&a), &StorageId::NONE), Err(Status::ENOENT));
-        assert_eq!(c.set_trunk_server(&name(&a), &"10.0.0.9".parse().unwrap()), Err(Status::ENOENT));
+        c.choose_trunk_server(&name(&a), AT);
+        assert_eq!(c.set_trunk_server(&name(&a), &StorageId::NONE, AT), Err(Status::ENOENT));
+        assert_eq!(c.set_trunk_server(&name(&a), &"10.0.0.9".parse().unwrap(), AT), Err(Status::ENOENT));
         c.set_status(&b, StorageStatus::Offline);
-        assert_eq!(c.set_trunk_server(&name(&a), &b.id), Err(Status::ENONET));
-        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Ok(a.id));
+        assert_eq!(c.set_trunk_server(&name(&a), &b.id, AT), Err(Status::ENONET));
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id, AT), Ok(a.id));
         assert_eq!(c.report_trunk_free(&b, 1), Err(Status::EINVAL), "only the trunk server reports");
         assert_eq!(c.report_trunk_file_id(&b, 1), Err(Status::EINVAL));
     }
@@ -166,11 +182,30 @@ mod tests {
     fn only_with_trunk_files_and_only_the_leader() {
         let mut c = cluster(settings());
         let a = c.bring_up("10.0.0.1");
-        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Err(Status::EOPNOTSUPP));
-        assert_eq!(c.set_trunk_server(&"g9".parse().unwrap(), &a.id), Err(Status::ENOENT));
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id, AT), Err(Status::EOPNOTSUPP));
+        assert_eq!(c.set_trunk_server(&"g9".parse().unwrap(), &a.id, AT), Err(Status::ENOENT));
         let mut c = trunk_cluster();
         let a = c.bring_up("10.0.0.1");
         c.trackers.step_down().unwrap();
-        assert_eq!(c.set_trunk_server(&name(&a), &a.id), Err(Status::EOPNOTSUPP));
+        assert_eq!(c.set_trunk_server(&name(&a), &a.id, AT), Err(Status::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn a_follower_takes_over_the_leaders_table() {
+        let mut c = trunk_cluster();
+        let a = c.bring_up("10.0.0.1");
+        c.take_unsaved();
+        let told = |id: &str| [Member { group: a.group, id: id.parse().unwrap() }];
+        let stranger = Member { group: "group9".parse().unwrap(), id: a.id };
+        c.adopt_trunk_servers(&[stranger, told("10.0.0.1")[0]]);
+        assert_eq!(c.trunk_servers(), told("10.0.0.1"));
+        assert!(c.take_unsaved().groups);
+        c.adopt_trunk_servers(&told("10.0.0.1"));
+        assert!(!c.take_unsaved().any(), "nothing new");
+        c.adopt_trunk_servers(&told("10.0.0.7"));
+        let group = c.group(&a.group).unwrap();
+        assert_eq!((group.trunk_server, group.last_trunk_server.as_str()), (None, "10.0.0.7"), "not here yet");
+        c.adopt_trunk_servers(&told(""));
+        assert!(c.group(&a.group).unwrap().last_trunk_server.is_none());
     }
 }
