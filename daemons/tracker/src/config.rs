@@ -44,7 +44,10 @@ pub struct TrackerConfig {
     pub max_connections: usize,
     /// Who may connect.
     pub allow_hosts: AllowHosts,
-    /// How long a peer may take in the middle of a request or of reading an answer, and to send its first request.
+    /// Longest wait for a connection to another tracker.
+    pub connect_timeout: Duration,
+    /// How long a peer may take in the middle of a request or of reading an answer, and to send its first request;
+    /// and how long another tracker may take to answer.
     pub network_timeout: Duration,
     /// Most bytes of a request, header included.
     pub max_package: usize,
@@ -95,6 +98,7 @@ impl TrackerConfig {
             work_threads: 1,
             max_connections: 1024,
             allow_hosts: AllowHosts::any(),
+            connect_timeout: Duration::from_secs(10),
             network_timeout: Duration::from_secs(60),
             max_package: DEFAULT_MAX_PACKAGE as usize,
             settings: Settings {
@@ -148,6 +152,7 @@ impl TrackerConfig {
             work_threads: s.number("work_threads", 4, 1..=256)?,
             max_connections: s.number("max_connections", 256, 1..=1_000_000)?,
             allow_hosts: AllowHosts::parse(s.all("allow_hosts")),
+            connect_timeout: seconds(&s, "connect_timeout", 10)?,
             network_timeout: seconds(&s, "network_timeout", 60)?,
             max_package: s.size("max_buff_size", DEFAULT_MAX_PACKAGE)?.clamp(MIN_MAX_PACKAGE, 1 << 30) as usize,
             settings: Settings {
@@ -341,7 +346,7 @@ mod tests {
     fn every_choice() {
         let c = load(
             "base_path=/tmp/x\nport=23\nbind_addr=10.0.0.1,fd77::1\nstore_lookup=1\nstore_group=g7\nstore_server=2\n\
-             store_path=2\ndownload_server=1\nreserved_storage_space=20%\nnetwork_timeout=3\nmax_connections=9\n\
+             store_path=2\ndownload_server=1\nreserved_storage_space=20%\nnetwork_timeout=3\nconnect_timeout=2\nmax_connections=9\n\
              allow_hosts=10.0.0.0/8\nallow_hosts=127.0.0.1\n",
         )
         .unwrap();
@@ -357,6 +362,7 @@ mod tests {
         );
         assert_eq!(r.reserve, ReservedSpace::Ratio(0.2));
         assert_eq!((c.port, c.bind.len(), c.network_timeout.as_secs(), c.max_connections), (23, 2, 3, 9));
+        assert_eq!(c.connect_timeout.as_secs(), 2);
         assert!(c.allow_hosts.allows("10.1.2.3".parse().unwrap()));
         assert!(!c.allow_hosts.allows("11.1.2.3".parse().unwrap()));
     }

@@ -285,40 +285,6 @@ fn another_tracker_copies_the_files() {
 }
 
 #[test]
-fn a_tracker_beside_another_one() {
-    let running = Running::start(LOCAL, "");
-    let mut request = join_request(running.addr());
-    request.trackers.push("127.0.0.9:22122".parse().unwrap());
-    let mut storage = Double::join(LOCAL, running.addr(), &request);
-    storage.peer.ask(Command::StorageSyncNotify, &SyncNotify::default());
-    assert!(storage.beat(None).is_empty(), "without a leader nothing is told");
-    let mut other = Peer::connect_from("127.0.0.9".parse().unwrap(), running.addr());
-    assert_eq!(other.call(Command::GetLeader, &()).0, Status::ENOENT);
-    let filter = TrackerClusterFilter::default();
-    assert_eq!(other.call(Command::TrackerClusterStat, &filter).0, Status::EOPNOTSUPP);
-    let me = LeaderAddress(running.addr());
-    assert_eq!(other.call(Command::TrackerCommitNextLeader, &me).0, Status::EINVAL);
-    other.ask(Command::TrackerNotifyNextLeader, &me);
-    other.ask(Command::TrackerCommitNextLeader, &me);
-    assert_eq!(LeaderAddress::decode(&other.ask(Command::GetLeader, &())).unwrap(), me);
-
-    let ping = PingLeader { connections: Connections { alloc: 1, current: 2, max: 3 } };
-    assert_eq!(other.call(Command::TrackerPingLeader, &ping).0, Status::EINVAL, "not before it joined");
-    let join = JoinLeader { up_time: 5, version: "6.16.1".parse().unwrap(), port: 22122 };
-    other.ask(Command::TrackerJoinLeader, &join);
-    assert_eq!(other.call(Command::TrackerJoinLeader, &join).0, Status::EEXIST);
-    assert_eq!(other.ask(Command::TrackerPingLeader, &ping).len(), 32, "the trunk server of one group");
-    assert_eq!(other.ask(Command::TrackerPingLeader, &ping).len(), 0, "no news");
-    let stat = TrackerClusterStat::decode(&other.ask(Command::TrackerClusterStat, &filter)).unwrap().0;
-    assert_eq!(stat.iter().map(|t| (t.leader, t.active)).collect::<Vec<_>>(), [(true, true), (false, true)]);
-    assert_eq!(stat[1].connections, ping.connections);
-
-    assert!(storage.beat(None).leader.is_some(), "the storage is told now");
-    other.ask(Command::TrackerNotifyReselectLeader, &());
-    assert_eq!(other.call(Command::GetLeader, &()).0, Status::ENOENT);
-}
-
-#[test]
 fn starting_twice_says_what_is_wrong() {
     let running = Running::start(LOCAL, "");
     let config = TrackerConfig::embedded(running.base.path(), [127, 0, 0, 1].into(), 0);

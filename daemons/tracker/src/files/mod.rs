@@ -21,7 +21,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use fdfs_protocol::config::ConfigError;
-use fdfs_protocol::datafile::TrackerRunFile;
+use fdfs_protocol::datafile::{ServersFile, TrackerRunFile};
+use fdfs_protocol::peer::election::SYSTEM_FILES;
 
 use crate::settings::Settings;
 use crate::state::group::Group;
@@ -54,6 +55,35 @@ pub fn render(cluster: &Cluster, unsaved: Unsaved) -> [Option<Vec<u8>>; 4] {
         unsaved.synced.then(|| synced::render(groups()).into_bytes()),
         unsaved.changelog.then(|| cluster.changelog().to_vec()),
     ]
+}
+
+/// Reads the contents of the files of another tracker, in that order. Paths in errors and warnings are mere names.
+///
+/// # Errors
+/// What cannot be parsed, or does not fit together or to the configuration.
+pub fn parse(texts: &[Vec<u8>; 4], settings: &Settings) -> Result<Loaded, DataError> {
+    assemble(Path::new(""), texts.each_ref().map(|text| Some(text.as_slice())), settings)
+}
+
+fn assemble(dir: &Path, texts: [Option<&[u8]>; 4], settings: &Settings) -> Result<Loaded, DataError> {
+    let [groups, storages, synced, changelog] = texts;
+    let mut loaded = Loaded::default();
+    if let Some(text) = groups {
+        loaded.groups = groups::parse(&dir.join(GROUPS), text)?;
+    }
+    if let Some(text) = storages {
+        storages::parse(&dir.join(STORAGES), text, settings, &mut loaded.groups)?;
+    }
+    if let Some(text) = synced {
+        let text = String::from_utf8_lossy(text);
+        loaded.warnings = synced::parse(&dir.join(SYNCED), &text, settings.rules.store_server, &mut loaded.groups);
+    }
+    if let Some(text) = changelog {
+        // A crash may have left half a line; it was never answered to anybody.
+        let whole = text.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+        loaded.changelog = text[..whole].to_vec();
+    }
+    Ok(loaded)
 }
 
 /// The contents of all files, in the same order, which is that of TRACKER_GET_ONE_SYS_FILE.
@@ -153,26 +183,11 @@ impl DataDir {
                 return Err(DataError::Old { path });
             }
         }
-        let mut loaded = Loaded::default();
-        let path = |name| self.path.join(name);
-        if let Some(text) = self.read(GROUPS)? {
-            loaded.groups = groups::parse(&path(GROUPS), &text)?;
-        }
-        if let Some(text) = self.read(STORAGES)? {
-            storages::parse(&path(STORAGES), &text, settings, &mut loaded.groups)?;
-        }
-        if let Some(text) = self.read(SYNCED)? {
-            let text = String::from_utf8_lossy(&text);
-            loaded.warnings = synced::parse(&path(SYNCED), &text, settings.rules.store_server, &mut loaded.groups);
-        }
-        if let Some(mut text) = self.read(CHANGELOG)? {
-            // A crash may have left half a line; it was never answered to anybody.
-            let whole = text.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
-            text.truncate(whole);
-            loaded.changelog = text;
-        }
+        let [groups, storages, synced, changelog] = SYSTEM_FILES.map(|name| self.read(name));
+        let texts = [groups?, storages?, synced?, changelog?];
+        let mut loaded = assemble(&self.path, texts.each_ref().map(Option::as_deref), settings)?;
         if let Some(text) = self.read(STATUS)? {
-            let run = TrackerRunFile::parse(&path(STATUS), &text)?;
+            let run = TrackerRunFile::parse(&self.path.join(STATUS), &text)?;
             loaded.last_check = Some(run.last_check_time).filter(|t| *t > 0);
         }
         Ok(loaded)
@@ -201,6 +216,16 @@ impl DataDir {
             File::open(&self.path)?.sync_all()
         };
         write().map_err(|e| named(&path, &e))
+    }
+
+    /// Replaces all four files by new contents, in the order of [`render_all`]. A crash in between leaves files that can be
+    /// loaded: there are no storages without their group at any time.
+    ///
+    /// # Errors
+    /// As [`DataDir::replace`].
+    pub fn replace_all(&self, texts: &[Vec<u8>; 4]) -> io::Result<()> {
+        self.replace(STORAGES, ServersFile::default().to_text().as_bytes())?;
+        SYSTEM_FILES.iter().zip(texts).try_for_each(|(name, text)| self.replace(name, text))
     }
 
     /// Makes the changelog hold `text`, of which the first `saved` bytes are there already.

@@ -101,6 +101,11 @@ impl Connection {
                             out.extend_from_slice(&Header::failure(e).encode());
                         }
                     }
+                    Done::Joins(request) => {
+                        let shared = self.shared.clone();
+                        let caught_up = shared.catch_up.run(&shared, &self.caller, &request).await;
+                        self.join_after(caught_up, &request, &mut out);
+                    }
                     Done::Close => end = Some(Ok(())),
                 }
                 if out.len() >= FLUSH_AT {

@@ -26,6 +26,8 @@ pub(super) enum Done {
     Answered,
     /// Its answer is in the output, but must not be sent before this; if it fails, its status is the answer.
     WhenSaved(Saved),
+    /// A storage may join, but not before this tracker has caught up with the others.
+    Joins(Box<JoinRequest>),
     /// There is no answer; the connection ends.
     Close,
 }
@@ -84,7 +86,13 @@ impl Connection {
                 ok(out)
             }
             C::Quit => Ok(Done::Close),
-            C::StorageJoin => self.join(body, out),
+            C::StorageJoin => {
+                let request = JoinRequest::decode(body)?;
+                if self.shared.catch_up.is_due(&self.shared.cluster.lock()) {
+                    return Ok(Done::Joins(Box::new(request)));
+                }
+                self.join(&request, out)
+            }
             C::StorageBeat
             | C::StorageReportDiskUsage
             | C::StorageSyncReport
@@ -125,11 +133,18 @@ impl Connection {
         }
     }
 
-    fn join(&mut self, body: &[u8], out: &mut Vec<u8>) -> Outcome {
-        let request = JoinRequest::decode(body)?;
+    /// The join that had to wait, now that this tracker has caught up, or why it could not.
+    pub(super) fn join_after(&mut self, caught_up: Result<(), Status>, request: &JoinRequest, out: &mut Vec<u8>) {
+        let joined = caught_up.map_err(Refusal).and_then(|()| self.join(request, out));
+        if let Err(Refusal(status)) = joined {
+            out.extend_from_slice(&Header::failure(status).encode());
+        }
+    }
+
+    fn join(&mut self, request: &JoinRequest, out: &mut Vec<u8>) -> Outcome {
         let caller = self.caller;
         // Who joins again on the same connection leaves as whom it joined before, if that was somebody else.
-        let joined = self.shared.change(|cluster| cluster.join(&caller, &request));
+        let joined = self.shared.change(|cluster| cluster.join(&caller, request));
         let (member, reply) = joined.inspect_err(|status| {
             warn!("storage {}:{} cannot join {}: {status}", caller.peer, request.port, request.group);
         })?;
@@ -137,14 +152,7 @@ impl Connection {
             self.shared.change(|cluster| cluster.leave(caller.session, Some(before)));
         }
         info!("storage {} of {} joins, {}", member.id, member.group, reply.status);
-        if self.shared.cluster.lock().trackers.leader().is_none() {
-            warn!(
-                "storage {} lists {} trackers, and none of them leads: until one is elected no storage is told of the \
-                 others (this tracker follows an elected leader, but holds no election itself)",
-                member.id,
-                request.trackers.len(),
-            );
-        }
+        self.shared.leadership.notify_one();
         self.member = Some(member);
         response(&reply, out);
         Ok(Done::Answered)
@@ -419,19 +427,24 @@ impl Connection {
             }
             C::TrackerNotifyNextLeader => {
                 let at = LeaderAddress::decode(body)?.0;
-                self.shared.cluster.lock().trackers.propose_leader(at)?;
+                self.shared.cluster.lock().trackers.propose_leader(at).inspect_err(|status| {
+                    warn!("{} proposes tracker {at} as the leader: {status}", self.caller.peer);
+                    self.shared.leadership.notify_one();
+                })?;
                 ok(out)
             }
             C::TrackerCommitNextLeader => {
                 let at = LeaderAddress::decode(body)?.0;
                 self.shared.cluster.lock().trackers.commit_leader(at)?;
                 info!("tracker {at} leads");
+                self.shared.leadership.notify_one();
                 ok(out)
             }
             C::TrackerNotifyReselectLeader => {
                 no_body(body)?;
                 self.shared.cluster.lock().trackers.step_down()?;
                 warn!("{} has seen two leaders: no longer leading", self.caller.peer);
+                self.shared.leadership.notify_one();
                 ok(out)
             }
             C::TrackerGetSysFilesStart => {

@@ -35,6 +35,10 @@ pub(super) struct Wishes {
 #[derive(Debug, Default)]
 struct Pending {
     unsaved: Unsaved,
+    /// The state is another one altogether: no file goes on where it was.
+    replaced: bool,
+    /// When this tracker was last alive should be written now.
+    alive: bool,
     waiters: Vec<Waiter>,
     stop: bool,
 }
@@ -57,6 +61,18 @@ impl Wishes {
         pending.waiters.push(done);
         self.changed.notify_one();
         wait
+    }
+
+    /// Asks for .tracker_status to be written.
+    pub(super) fn note_alive(&self) {
+        self.pending.lock().alive = true;
+        self.changed.notify_one();
+    }
+
+    /// Asks for all files to be replaced, since the state came from elsewhere, and to be told when they are.
+    pub(super) fn replace_and_wait(&self) -> oneshot::Receiver<io::Result<()>> {
+        self.pending.lock().replaced = true;
+        self.add_and_wait(Unsaved::ALL)
     }
 }
 
@@ -107,19 +123,20 @@ impl Worker {
         let mut retry: Option<Instant> = None;
         loop {
             let due = [Some(next_check), Some(next_status), retry].into_iter().flatten().min().unwrap_or(next_check);
-            let (unsaved, waiters, stop) = self.wait(&shared, due, retry.is_some());
+            let Pending { unsaved, replaced, alive, waiters, stop } = self.wait(&shared, due, retry.is_some());
             if stop {
-                let result = self.save(Unsaved::ALL);
+                let result = self.save(Unsaved::ALL, replaced);
                 self.save_status();
                 report(waiters, result);
                 return;
             }
             if unsaved.any() || !waiters.is_empty() {
-                let result = self.save(unsaved);
+                let result = self.save(unsaved, replaced);
                 retry = result.is_err().then(|| Instant::now() + RETRY_AFTER);
                 if result.is_err() {
                     let mut pending = shared.wishes.pending.lock();
                     pending.unsaved = pending.unsaved.with(unsaved);
+                    pending.replaced |= replaced;
                 }
                 report(waiters, result);
             }
@@ -133,7 +150,7 @@ impl Worker {
                     );
                 }
             }
-            if at >= next_status {
+            if alive || at >= next_status {
                 next_status = at + STATUS_EVERY;
                 self.save_status();
             }
@@ -142,10 +159,10 @@ impl Worker {
 
     /// Waits for something to do, until `due` at most. While a save has to be retried, only its time or a waiter (who
     /// must get an answer now) starts the next one.
-    fn wait(&self, shared: &Shared, due: Instant, retrying: bool) -> (Unsaved, Vec<Waiter>, bool) {
+    fn wait(&self, shared: &Shared, due: Instant, retrying: bool) -> Pending {
         let mut pending = shared.wishes.pending.lock();
         loop {
-            let wanted = !pending.waiters.is_empty() || (pending.unsaved.any() && !retrying);
+            let wanted = pending.alive || !pending.waiters.is_empty() || (pending.unsaved.any() && !retrying);
             if pending.stop || wanted {
                 break;
             }
@@ -153,11 +170,12 @@ impl Worker {
                 break;
             }
         }
-        (std::mem::take(&mut pending.unsaved), std::mem::take(&mut pending.waiters), pending.stop)
+        let stop = pending.stop;
+        Pending { stop, ..std::mem::take(&mut pending) }
     }
 
-    fn save(&mut self, unsaved: Unsaved) -> io::Result<()> {
-        let result = self.write(unsaved);
+    fn save(&mut self, unsaved: Unsaved, replaced: bool) -> io::Result<()> {
+        let result = if replaced { self.replace() } else { self.write(unsaved) };
         match &result {
             Err(e) if !self.failing => {
                 error!("cannot save the state: {e}; the tracker goes on and tries again every {RETRY_AFTER:?}");
@@ -185,7 +203,17 @@ impl Worker {
         Ok(())
     }
 
+    fn replace(&mut self) -> io::Result<()> {
+        let texts = files::render_all(&self.shared.cluster.lock());
+        self.data.replace_all(&texts)?;
+        self.changelog_saved = texts[3].len() as u64;
+        Ok(())
+    }
+
     fn save_status(&mut self) {
+        if self.shared.catch_up.is_stale() {
+            return;
+        }
         let up_time = self.shared.cluster.lock().trackers.up_time();
         let text = TrackerRunFile { up_time, last_check_time: now() }.to_text();
         if let Err(e) = self.data.replace(files::STATUS, text.as_bytes()) {

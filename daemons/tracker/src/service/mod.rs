@@ -4,15 +4,19 @@
 //! |---|---|
 //! | [`connection`] | one connection: frames in, answers out |
 //! | [`dispatch`] | one request: from command and body to the state machine and back |
+//! | [`catch_up`] | copying another tracker's files before the first storage joins |
 //! | [`keeper`] | the thread that saves the files and watches the clock |
+//! | [`relations`] | the thread that drives the election among trackers |
 //!
 //! The state is behind one mutex, held for single transitions and never across I/O; storages' reports are rare enough
 //! for that. What queries read is an immutable [`Directory`] behind an atomic pointer, so that neither a report nor a
 //! descheduled thread ever makes a query wait.
 
+mod catch_up;
 mod connection;
 mod dispatch;
 mod keeper;
+mod relations;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +28,7 @@ use fdfs_protocol::stat::Connections;
 use fdfs_server::{ConnectionCounts, Handler, Listen, Server, StartError};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::config::TrackerConfig;
@@ -32,8 +37,10 @@ use crate::files::{DataDir, DataError};
 use crate::state::storage::Session;
 use crate::state::trackers::{Moment, Trackers};
 use crate::state::{Cluster, Member, Unsaved};
+use catch_up::CatchUp;
 use connection::Connection;
 use keeper::Keeper;
+use relations::{Dialling, Relations};
 
 /// Why a tracker does not start; the text names the key and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +51,7 @@ pub enum TrackerError {
     /// Listening.
     #[error(transparent)]
     Listen(#[from] StartError),
-    /// The keeper thread.
+    /// The threads beside the server.
     #[error("cannot start a thread: {0} (is the limit of processes too low?)")]
     Thread(#[from] std::io::Error),
 }
@@ -53,6 +60,7 @@ pub enum TrackerError {
 #[derive(Debug)]
 pub struct Tracker {
     // In the order in which they end: no connection outlives the keeper that saves what it changed.
+    relations: Option<Relations>,
     server: Option<Server>,
     keeper: Option<Keeper>,
     addr: SocketAddr,
@@ -73,7 +81,8 @@ impl Tracker {
             warn!("{warning}");
         }
         let changelog_saved = loaded.changelog.len() as u64;
-        let trackers = Trackers::new(config.port, now(), loaded.last_check);
+        let up_time = now();
+        let trackers = Trackers::new(config.port, up_time, loaded.last_check);
         let mut cluster = Cluster::new(Arc::new(config.settings), trackers);
         cluster.restore(loaded.groups, loaded.changelog);
         let rules = cluster.settings().rules;
@@ -88,6 +97,13 @@ impl Tracker {
             max_package: config.max_package,
             network_timeout: config.network_timeout,
             slots: config.max_connections,
+            leadership: Notify::new(),
+            catch_up: CatchUp::new(up_time, loaded.last_check),
+            dialling: Dialling {
+                bind: config.bind.clone(),
+                connect: config.connect_timeout,
+                answer: config.network_timeout,
+            },
         });
         let keeper = Keeper::start(shared.clone(), data, changelog_saved)?;
         let listen = Listen {
@@ -105,8 +121,9 @@ impl Tracker {
         cluster.trackers.set_port(addr.port());
         drop(cluster);
         let _ = shared.counts.set(server.connections().clone());
+        let relations = Relations::start(shared)?;
         info!("listening on {addr}");
-        Ok(Tracker { server: Some(server), keeper: Some(keeper), addr })
+        Ok(Tracker { relations: Some(relations), server: Some(server), keeper: Some(keeper), addr })
     }
 
     /// The address it listens on, with the real port.
@@ -120,6 +137,7 @@ impl Tracker {
     }
 
     fn shut(&mut self) {
+        drop(self.relations.take());
         drop(self.server.take());
         drop(self.keeper.take());
     }
@@ -142,6 +160,10 @@ struct Shared {
     max_package: usize,
     network_timeout: Duration,
     slots: usize,
+    /// Wakes the election when a notice of another, or a list of trackers, may have changed what it has to do.
+    leadership: Notify,
+    catch_up: CatchUp,
+    dialling: Dialling,
 }
 
 impl Shared {

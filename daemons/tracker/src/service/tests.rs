@@ -22,6 +22,9 @@ fn shared() -> Arc<Shared> {
         max_package: config.max_package,
         network_timeout: config.network_timeout,
         slots: config.max_connections,
+        leadership: Notify::new(),
+        catch_up: CatchUp::new(1000, None),
+        dialling: Dialling { bind: config.bind, connect: config.connect_timeout, answer: config.network_timeout },
     })
 }
 
@@ -99,6 +102,9 @@ proptest! {
             let header = Header { body_len: body.len() as u64, cmd, status: 0 };
             let done = connections[usize::from(host) - 1].answer(header, &body, 2000 + i as i64, &mut out);
             prop_assert_eq!(out[0], 0x55, "answers that wait are not touched");
+            if let dispatch::Done::Joins(request) = &done {
+                connections[usize::from(host) - 1].join_after(Ok(()), request, &mut out);
+            }
             if matches!(done, dispatch::Done::Close) {
                 prop_assert_eq!((cmd, out.len()), (Command::Quit.code(), 1));
                 connections[usize::from(host) - 1] = connect(&shared, host);

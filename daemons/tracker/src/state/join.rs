@@ -24,10 +24,8 @@ impl Cluster {
     /// elsewhere and does not know its state; another tracker must accept it first. `ENOSPC`: one tracker, group or
     /// member too many.
     pub fn join(&mut self, caller: &Caller, request: &JoinRequest) -> Result<(Member, JoinReply), Status> {
-        let listed: Vec<_> = request.trackers.iter().map(tracker_entry).collect();
-        let dialled = request.tracker_ip.addr();
-        let mine: Vec<IpAddr> = std::iter::once(caller.local).chain(dialled).collect();
-        self.trackers.learn(&listed, &mine)?;
+        let mine: Vec<IpAddr> = std::iter::once(caller.local).chain(request.tracker_ip.addr()).collect();
+        self.trackers.learn(&listed(request), &mine)?;
         self.ensure_group(request)?;
         let id = self.joining_id(caller, request)?;
         let member = Member { group: request.group, id };
@@ -185,6 +183,11 @@ impl Cluster {
         });
         Ok((*member, reply))
     }
+}
+
+/// The trackers a joining storage knows.
+pub fn listed(request: &JoinRequest) -> Vec<(Addresses, u16)> {
+    request.trackers.iter().map(tracker_entry).collect()
 }
 
 fn tracker_entry(t: &TrackerAddress) -> (Addresses, u16) {

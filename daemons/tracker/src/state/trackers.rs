@@ -119,6 +119,11 @@ impl Trackers {
         self.port = port;
     }
 
+    /// The port this tracker listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// All trackers known.
     pub fn list(&self) -> &[Tracker] {
         &self.list

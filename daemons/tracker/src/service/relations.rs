@@ -1,0 +1,315 @@
+//! The relations to the other trackers: one thread with its own small runtime that drives the election.
+//!
+//! [`Election`] says what to ask; here it is asked, each question in a task of its own, so that no tracker waits for
+//! another. Connections are kept between questions. A question that is answered late is no error by itself: what silence
+//! means is for the election to say.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fdfs_protocol::peer::election::{JoinLeader, PingLeader, TrunkServerTable};
+use fdfs_protocol::tracker::{LeaderAddress, TrackerStatus};
+use fdfs_protocol::{Command, Encode, Status};
+use fdfs_server::link::{Dial, Link, LinkError};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::{debug, error, info, warn};
+
+use super::{Shared, moment, now};
+use crate::state::election::{Answer, Election, Order, Peer, Question, SILENCE};
+use crate::state::statistics::VERSION;
+use crate::state::trackers::{Moment, Trackers};
+
+/// A leader that does not answer a ping within this time has failed it. Three of them fit well into ten seconds.
+const PING_LIMIT: Duration = Duration::from_millis(1500);
+/// The same for proposals and confirmations, which only go to trackers that answered a moment ago.
+const NOTICE_LIMIT: Duration = Duration::from_millis(1500);
+
+/// How to reach other trackers.
+#[derive(Debug, Clone)]
+pub(super) struct Dialling {
+    /// Addresses this tracker listens on: others know it by them.
+    pub(super) bind: Vec<IpAddr>,
+    /// Longest wait for a connection.
+    pub(super) connect: Duration,
+    /// Longest wait for an answer.
+    pub(super) answer: Duration,
+}
+
+impl Dialling {
+    /// For a tracker at these addresses.
+    pub(super) fn to(&self, addresses: &[SocketAddr]) -> Dial {
+        let fits = |from: &&IpAddr| addresses.iter().any(|to| to.is_ipv4() == from.is_ipv4());
+        Dial { from: self.bind.iter().find(fits).copied(), connect: self.connect, answer: self.answer }
+    }
+}
+
+/// The running thread. Dropping it ends it at once.
+#[derive(Debug)]
+pub(super) struct Relations {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relations {
+    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Relations> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let worker = Worker {
+            shared,
+            election: Election::new(RandomState::new().hash_one(moment())),
+            links: HashMap::new(),
+            leader: None,
+            tasks: JoinSet::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("tracker-election".into())
+            .spawn(move || runtime.block_on(worker.run(stopped)))?;
+        Ok(Relations { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Relations {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|t| t.join().is_err()) {
+            error!("the election thread had panicked");
+        }
+    }
+}
+
+/// What became of a question.
+struct Report {
+    order: Order,
+    answer: Answer,
+    /// The connection, if it is still good.
+    link: Option<Link>,
+    /// What the leader told about trunk servers.
+    table: Option<TrunkServerTable>,
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    election: Election,
+    /// Connections for everything but pings.
+    links: HashMap<Peer, Link>,
+    /// The connection on which the leader knows this tracker as its follower.
+    leader: Option<(Peer, Link)>,
+    tasks: JoinSet<Report>,
+}
+
+impl Worker {
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let shared = self.shared.clone();
+        loop {
+            let due = self.advance();
+            tokio::select! {
+                _ = &mut stopped => return,
+                Some(report) = self.tasks.join_next() => match report {
+                    Ok(report) => self.hear(report),
+                    Err(e) => error!("a question to another tracker had panicked: {e}"),
+                },
+                () = shared.leadership.notified() => {}
+                () = tokio::time::sleep(due.saturating_sub(moment())) => {}
+            }
+        }
+    }
+
+    /// Lets the election do what is due, and says when it wants to be called again.
+    fn advance(&mut self) -> Moment {
+        let (orders, due) = {
+            let mut cluster = self.shared.cluster.lock();
+            let trackers = &mut cluster.trackers;
+            let before = trackers.leader_changes();
+            let (orders, due) = self.election.advance(moment(), now(), trackers);
+            if trackers.leader_changes() != before {
+                announce(trackers);
+            }
+            let orders: Vec<_> = orders.into_iter().map(|order| (order, addresses(trackers, order.to))).collect();
+            let leader = trackers.leader_index();
+            self.leader = self.leader.take().filter(|(peer, _)| Some(*peer) == leader);
+            (orders, due)
+        };
+        for (order, to) in orders {
+            self.send(order, to);
+        }
+        due
+    }
+
+    fn send(&mut self, order: Order, to: Vec<SocketAddr>) {
+        let dial = self.shared.dialling.to(&to);
+        if order.question == Question::Ping {
+            let link = self.leader.take().map(|(_, link)| link);
+            let me = self.introduction();
+            let ping = PingLeader { connections: self.shared.connections() };
+            self.tasks.spawn(async move {
+                let asked = tokio::time::timeout(PING_LIMIT, self::ping(link, &to, dial, me, ping)).await;
+                let (answer, link, table) = match asked.unwrap_or(Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+                    Ok((link, table)) => (Answer::Yes, Some(link), table),
+                    Err(e) => {
+                        warn!("leader {to:?} fails a ping: {e}");
+                        (answer_of(&e), None, None)
+                    }
+                };
+                Report { order, answer, link, table }
+            });
+            return;
+        }
+        let link = self.links.remove(&order.to);
+        self.tasks.spawn(async move {
+            let (answer, link) = match order.question {
+                Question::Propose(at) => notify(link, &to, dial, Command::TrackerNotifyNextLeader, at).await,
+                Question::Commit(at) => notify(link, &to, dial, Command::TrackerCommitNextLeader, at).await,
+                Question::Status | Question::Ping => status(link, &to, dial).await,
+            };
+            debug!("{:?} to {to:?}: {answer:?}", order.question);
+            Report { order, answer, link, table: None }
+        });
+    }
+
+    fn hear(&mut self, report: Report) {
+        let Report { order, answer, link, table } = report;
+        self.election.hear(moment(), order, answer);
+        match (order.question, link) {
+            (Question::Ping, Some(link)) => {
+                if let Some(table) = table {
+                    self.shared.change(|cluster| {
+                        if cluster.trackers.leader_index() == Some(order.to) {
+                            cluster.adopt_trunk_servers(&table.0);
+                        }
+                    });
+                }
+                self.leader = Some((order.to, link));
+            }
+            (_, Some(link)) => {
+                self.links.insert(order.to, link);
+            }
+            (_, None) => {}
+        }
+    }
+
+    fn introduction(&self) -> JoinLeader {
+        let mut cluster = self.shared.cluster.lock();
+        let trackers = &mut cluster.trackers;
+        JoinLeader {
+            up_time: trackers.up_time(),
+            version: VERSION.parse().unwrap_or_default(),
+            port: trackers.port(),
+        }
+    }
+}
+
+fn addresses(trackers: &Trackers, peer: Peer) -> Vec<SocketAddr> {
+    let tracker = trackers.list().get(peer);
+    tracker.map_or_else(Vec::new, |t| t.addresses.iter().map(|ip| SocketAddr::new(ip, t.port)).collect())
+}
+
+fn announce(trackers: &Trackers) {
+    match trackers.leader() {
+        Some(_) if trackers.i_lead() => info!("this tracker leads {} others", trackers.others().count()),
+        Some(leader) => info!("tracker {} leads", leader.host_port()),
+        None => warn!("no tracker leads; electing one"),
+    }
+}
+
+/// How a failure looks to the election.
+fn answer_of(e: &LinkError) -> Answer {
+    use io::ErrorKind as K;
+    match e {
+        LinkError::Status(status, _) => Answer::No(*status),
+        LinkError::Malformed(..) => Answer::No(Status::EINVAL),
+        LinkError::Io(e) => match e.kind() {
+            K::ConnectionRefused | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::UnexpectedEof => {
+                Answer::Gone
+            }
+            K::InvalidData => Answer::No(Status::EINVAL),
+            _ => Answer::Silent,
+        },
+    }
+}
+
+/// Asks on a connection that was kept, or on a new one. A kept one may have been closed since, which says nothing.
+async fn ask<M: Encode + ?Sized>(
+    kept: Option<Link>,
+    to: &[SocketAddr],
+    dial: Dial,
+    command: Command,
+    message: &M,
+) -> (Result<Vec<u8>, LinkError>, Option<Link>) {
+    if let Some(mut link) = kept {
+        let result = link.ask(command, message).await;
+        if result.as_ref().map_or_else(|e| answer_of(e) != Answer::Gone, |_| true) {
+            return settle(result, link);
+        }
+    }
+    match Link::connect(to.iter().copied(), dial).await {
+        Ok(mut link) => {
+            let result = link.ask(command, message).await;
+            settle(result, link)
+        }
+        Err(e) => (Err(e), None),
+    }
+}
+
+/// A connection is good as long as it is in step.
+fn settle(result: Result<Vec<u8>, LinkError>, link: Link) -> (Result<Vec<u8>, LinkError>, Option<Link>) {
+    let good = result.as_ref().map_or_else(|e| e.status().is_some(), |_| true);
+    (result, good.then_some(link))
+}
+
+/// Asks how a tracker stands. What has no answer is asked again on a new connection after a while: across a network that
+/// was cut and is mended, an old connection would take long to find out.
+async fn status(kept: Option<Link>, to: &[SocketAddr], dial: Dial) -> (Answer, Option<Link>) {
+    let dial = Dial { connect: dial.connect.min(SILENCE), answer: dial.answer.min(SILENCE * 2), ..dial };
+    let (result, link) = ask(kept, to, dial, Command::TrackerGetStatus, &()).await;
+    let answer = match result.as_deref().map(TrackerStatus::decode) {
+        Ok(Ok(status)) => Answer::Status(status),
+        Ok(Err(_)) => Answer::No(Status::EINVAL),
+        Err(e) => answer_of(e),
+    };
+    (answer, link)
+}
+
+async fn notify(
+    kept: Option<Link>,
+    to: &[SocketAddr],
+    dial: Dial,
+    command: Command,
+    leader: SocketAddr,
+) -> (Answer, Option<Link>) {
+    let leader = LeaderAddress(leader);
+    let asked = tokio::time::timeout(NOTICE_LIMIT, ask(kept, to, dial, command, &leader)).await;
+    match asked {
+        Ok((Ok(_), link)) => (Answer::Yes, link),
+        Ok((Err(e), link)) => {
+            warn!("{command} for {} to {to:?}: {e}", leader.0);
+            (answer_of(&e), link)
+        }
+        Err(_) => (Answer::Silent, None),
+    }
+}
+
+/// Pings the leader, introducing this tracker if the connection is new.
+async fn ping(
+    kept: Option<Link>,
+    to: &[SocketAddr],
+    dial: Dial,
+    me: JoinLeader,
+    ping: PingLeader,
+) -> Result<(Link, Option<TrunkServerTable>), LinkError> {
+    let mut link = match kept {
+        Some(link) => link,
+        None => {
+            let mut link = Link::connect(to.iter().copied(), dial).await?;
+            link.ask(Command::TrackerJoinLeader, &me).await?;
+            link
+        }
+    };
+    let table = link.ask_for(Command::TrackerPingLeader, &ping, TrunkServerTable::decode).await?;
+    Ok((link, Some(table).filter(|t| !t.0.is_empty())))
+}
