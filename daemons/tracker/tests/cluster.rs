@@ -138,7 +138,7 @@ fn a_leader_that_hangs_is_replaced_and_does_not_act_when_it_continues() {
     let new = 1 - old;
     // Storages that ask when it continues are answered before anything else happens.
     let mut waiting: Vec<Peer> = (0..20).map(|_| join("127.0.0.8", cluster.addrs[old], &cluster.addrs)).collect();
-    cluster.all[old].signal(libc::SIGSTOP);
+    cluster.all[old].stop();
     let mut frame = Vec::new();
     fdfs_protocol::header::frame(Command::StorageBeat, &Beat(None), &mut frame);
     waiting.iter_mut().for_each(|peer| peer.send(&frame));
@@ -148,13 +148,16 @@ fn a_leader_that_hangs_is_replaced_and_does_not_act_when_it_continues() {
     until("the new leader acts", || cluster.acts(new).then_some(()));
     eprintln!("stopped: acts after {:?}", begin.elapsed());
     cluster.all[old].signal(libc::SIGCONT);
+    let mut answered = 0;
     for mut peer in waiting {
         let (status, body) = peer.receive();
         // Only the connection that joined last is the storage's.
         if status.is_ok() {
             assert!(MemberChanges::decode(&body).unwrap().is_empty(), "it acts though it was replaced");
+            answered += 1;
         }
     }
+    assert_eq!(answered, 1);
     until("it follows", || {
         assert!(!cluster.acts(old), "it acts though it was replaced");
         (cluster.all[old].leader() == Some(cluster.addrs[new])).then_some(())

@@ -149,7 +149,8 @@ impl Worker {
             let ping = PingLeader { connections: self.shared.connections() };
             self.tasks.spawn(async move {
                 let asked = tokio::time::timeout(PING_LIMIT, self::ping(link, &to, dial, me, ping)).await;
-                let (answer, link, table) = match asked.unwrap_or(Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+                let (answer, link, table) = match asked.unwrap_or(Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+                {
                     Ok((link, table)) => (Answer::Yes, Some(link), table),
                     Err(e) => {
                         warn!("leader {to:?} fails a ping: {e}");
@@ -196,11 +197,7 @@ impl Worker {
     fn introduction(&self) -> JoinLeader {
         let mut cluster = self.shared.cluster.lock();
         let trackers = &mut cluster.trackers;
-        JoinLeader {
-            up_time: trackers.up_time(),
-            version: VERSION.parse().unwrap_or_default(),
-            port: trackers.port(),
-        }
+        JoinLeader { up_time: trackers.up_time(), version: VERSION.parse().unwrap_or_default(), port: trackers.port() }
     }
 }
 

@@ -65,6 +65,16 @@ impl TrackerProcess {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
+    /// Stops it, and waits until no thread of it runs any more.
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+        let pid = self.child.as_ref().unwrap().id() as i32;
+        let mut status = 0;
+        // SAFETY: the pointer is to a live value; the child is this process's own.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, libc::WUNTRACED) }, pid);
+        assert!(libc::WIFSTOPPED(status));
+    }
+
     /// Ends it, and waits until it is gone.
     pub fn end(&mut self, signal: i32) {
         self.signal(signal);
@@ -160,7 +170,9 @@ pub fn scripted(
                         return;
                     }
                     let out = match answer(command, &body) {
-                        Ok(body) => [&Header { body_len: body.len() as u64, cmd: 100, status: 0 }.encode()[..], &body].concat(),
+                        Ok(body) => {
+                            [&Header { body_len: body.len() as u64, cmd: 100, status: 0 }.encode()[..], &body].concat()
+                        }
                         Err(status) => Header::failure(status).encode().to_vec(),
                     };
                     if stream.write_all(&out).is_err() {
@@ -172,4 +184,3 @@ pub fn scripted(
     });
     addr
 }
-
