@@ -9,13 +9,10 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use fdfs_protocol::header::{HEADER_LEN, Header, frame};
-use fdfs_protocol::peer::election::{GetSystemFile, JoinLeader, PingLeader, SystemFilePiece};
-use fdfs_protocol::peer::{ChangelogRequest, GroupMember, SyncNotify};
-use fdfs_protocol::stat::{Connections, StatBlock, StorageStatus};
-use fdfs_protocol::tracker::{
-    DeleteStorage, GroupQuery, LeaderAddress, StorageList, StorageQuery, StoreOne, TrackerClusterFilter,
-    TrackerClusterStat,
-};
+use fdfs_protocol::peer::election::{GetSystemFile, SystemFilePiece};
+use fdfs_protocol::peer::{ChangelogRequest, GroupMember};
+use fdfs_protocol::stat::{StatBlock, StorageStatus};
+use fdfs_protocol::tracker::{DeleteStorage, GroupQuery, StorageList, StorageQuery, StoreOne};
 use fdfs_protocol::{Command, Status};
 use fdfs_tracker::{Tracker, TrackerConfig};
 use support::{Double, Peer, Running, join_request, space};
