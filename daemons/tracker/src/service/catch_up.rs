@@ -77,11 +77,25 @@ impl CatchUp {
         self.is_stale() || (!self.asked.load(Ordering::Acquire) && cluster.groups().next().is_none())
     }
 
-    /// Does what is due, asking the trackers that this storage lists.
+    /// Does what is due, asking the trackers that this storage lists; takes no longer than `network_timeout`, for which
+    /// the storage waits.
     ///
     /// # Errors
     /// `EAGAIN`: it has to be tried again with the next join. The reason is logged.
     pub(super) async fn run(&self, shared: &Shared, caller: &Caller, request: &JoinRequest) -> Result<(), Status> {
+        let done = tokio::time::timeout(shared.network_timeout, self.in_turn(shared, caller, request)).await;
+        done.unwrap_or(Err(Failure::TooLong)).map_err(|e| {
+            warn!(
+                "storage {} must join later: this tracker {} and cannot learn from the others: {e} (start the other \
+                 trackers, or take those that are gone for good out of tracker_server of every storage)",
+                caller.peer,
+                if self.is_stale() { "was away for long" } else { "knows no group" },
+            );
+            Status::EAGAIN
+        })
+    }
+
+    async fn in_turn(&self, shared: &Shared, caller: &Caller, request: &JoinRequest) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
         let others = {
             let mut cluster = shared.cluster.lock();
@@ -96,25 +110,11 @@ impl CatchUp {
             }
             cluster.trackers.not_me(&listed)
         };
-        let limit = shared.network_timeout;
-        let done = tokio::time::timeout(limit, self.ask_and_copy(shared, &others)).await;
-        match done.unwrap_or(Err(Failure::TooLong)) {
-            Ok(()) => {
-                self.asked.store(true, Ordering::Release);
-                self.stale.store(false, Ordering::Release);
-                shared.wishes.note_alive();
-                Ok(())
-            }
-            Err(e) => {
-                warn!(
-                    "storage {} must join later: this tracker {} and cannot learn from the others: {e} (start the other \
-                     trackers, or take those that are gone for good out of tracker_server of every storage)",
-                    caller.peer,
-                    if self.is_stale() { "was away for long" } else { "knows no group" },
-                );
-                Err(Status::EAGAIN)
-            }
-        }
+        self.ask_and_copy(shared, &others).await?;
+        self.asked.store(true, Ordering::Release);
+        self.stale.store(false, Ordering::Release);
+        shared.wishes.note_alive();
+        Ok(())
     }
 
     async fn ask_and_copy(&self, shared: &Shared, others: &[(Addresses, u16)]) -> Result<(), Failure> {

@@ -450,12 +450,13 @@ impl Connection {
             C::TrackerGetSysFilesStart => {
                 no_body(body)?;
                 let mut cluster = self.shared.cluster.lock();
-                cluster.begin_copy(session)?;
+                cluster.begin_copy(session, moment())?;
                 self.copy = Some(Box::new(files::render_all(&cluster)));
                 ok(out)
             }
             C::TrackerGetOneSysFile => {
                 let q = GetSystemFile::decode(body)?;
+                self.shared.cluster.lock().go_on_copying(session, moment())?;
                 let copy = self.copy.as_ref().ok_or(Status::EACCES)?;
                 let file = copy.get(usize::from(q.index)).ok_or(Status::EINVAL)?;
                 let rest = usize::try_from(q.offset).ok().and_then(|at| file.get(at..)).ok_or(Status::EINVAL)?;

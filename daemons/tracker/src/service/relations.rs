@@ -168,7 +168,9 @@ impl Worker {
                 Question::Commit(at) => notify(link, &to, dial, Command::TrackerCommitNextLeader, at).await,
                 Question::Status | Question::Ping => status(link, &to, dial).await,
             };
-            debug!("{:?} to {to:?}: {answer:?}", order.question);
+            if order.question != Question::Status {
+                debug!("{:?} to {to:?}: {answer:?}", order.question);
+            }
             Report { order, answer, link, table: None }
         });
     }

@@ -46,7 +46,10 @@ use crate::directory::{Directory, Rules};
 use crate::settings::Settings;
 use group::Group;
 use storage::{Session, Storage};
-use trackers::Trackers;
+use trackers::{Moment, Trackers};
+
+/// A tracker that copies the data files and asks for nothing for so long hangs.
+const COPIER_HANGS: Moment = Moment::from_secs(60);
 
 /// Most groups a cluster may have.
 pub const MAX_GROUPS: usize = 512;
@@ -113,8 +116,8 @@ pub struct Cluster {
     /// Whether groups came or went since the last picture.
     regrouped: bool,
     unsaved: Unsaved,
-    /// The connection that copies the data files, if any.
-    copier: Option<Session>,
+    /// The connection that copies the data files, if any, and when it asked for something last.
+    copier: Option<(Session, Moment)>,
 }
 
 impl Cluster {
@@ -194,24 +197,34 @@ impl Cluster {
         self.storage(&member.group, &member.id).is_ok_and(|m| m.session == Some(session))
     }
 
-    /// A tracker begins to copy the data files; one at a time may.
+    /// A tracker begins to copy the data files; one at a time may. One that hangs does not keep others from it for ever.
     ///
     /// # Errors
     /// `ENOENT`: there is nothing to copy. `EBUSY`: another connection copies.
-    pub fn begin_copy(&mut self, session: Session) -> Result<(), Status> {
+    pub fn begin_copy(&mut self, session: Session, at: Moment) -> Result<(), Status> {
         if self.groups.is_empty() {
             return Err(Status::ENOENT);
         }
-        if self.copier.is_some_and(|other| other != session) {
+        if self.copier.is_some_and(|(other, asked)| other != session && at.saturating_sub(asked) < COPIER_HANGS) {
             return Err(Status::EBUSY);
         }
-        self.copier = Some(session);
+        self.copier = Some((session, at));
+        Ok(())
+    }
+
+    /// A tracker goes on copying.
+    ///
+    /// # Errors
+    /// `EACCES`: it has not begun, or took so long that another one copies now.
+    pub fn go_on_copying(&mut self, session: Session, at: Moment) -> Result<(), Status> {
+        let (_, asked) = self.copier.as_mut().filter(|(copier, _)| *copier == session).ok_or(Status::EACCES)?;
+        *asked = at;
         Ok(())
     }
 
     /// A tracker is done with copying.
     pub fn end_copy(&mut self, session: Session) {
-        if self.copier == Some(session) {
+        if self.copier.is_some_and(|(copier, _)| copier == session) {
             self.copier = None;
         }
     }
@@ -301,12 +314,18 @@ mod tests {
     #[test]
     fn one_copier_at_a_time() {
         let mut c = cluster(settings());
-        assert_eq!(c.begin_copy(1), Err(Status::ENOENT));
+        assert_eq!(c.begin_copy(1, AT), Err(Status::ENOENT));
         c.bring_up("10.0.0.1");
-        assert_eq!((c.begin_copy(1), c.begin_copy(1), c.begin_copy(2)), (Ok(()), Ok(()), Err(Status::EBUSY)));
+        let begun = (c.begin_copy(1, AT), c.begin_copy(1, AT), c.begin_copy(2, AT));
+        assert_eq!(begun, (Ok(()), Ok(()), Err(Status::EBUSY)));
         c.end_copy(2);
-        assert_eq!(c.begin_copy(2), Err(Status::EBUSY));
+        assert_eq!(c.begin_copy(2, AT), Err(Status::EBUSY));
         c.leave(1, None);
-        assert_eq!(c.begin_copy(2), Ok(()));
+        assert_eq!(c.begin_copy(2, AT), Ok(()));
+        // One that goes on keeps its turn; one that hangs loses it.
+        assert_eq!(c.go_on_copying(2, AT + COPIER_HANGS), Ok(()));
+        assert_eq!(c.begin_copy(3, AT + COPIER_HANGS), Err(Status::EBUSY));
+        assert_eq!(c.begin_copy(3, AT + COPIER_HANGS * 2), Ok(()));
+        assert_eq!(c.go_on_copying(2, AT + COPIER_HANGS * 2), Err(Status::EACCES));
     }
 }

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fdfs_protocol::header::{HEADER_LEN, Header};
@@ -142,10 +143,40 @@ pub fn acts(source: &str, tracker: SocketAddr, all: &[SocketAddr]) -> bool {
         return false;
     }
     let told = MemberChanges::decode(&peer.ask(Command::StorageBeat, &Beat(None))).unwrap();
-    if let Some(leader) = &told.leader {
-        assert_eq!((leader.ip.as_str(), leader.port), (tracker.ip().to_string().as_str(), tracker.port()));
+    match &told.leader {
+        Some(leader) => {
+            assert_eq!((leader.ip.as_str(), leader.port), (tracker.ip().to_string().as_str(), tracker.port()));
+        }
+        None => assert!(told.is_empty(), "who does not act tells nothing: {told:?}"),
     }
     told.leader.is_some()
+}
+
+/// Notices when this machine is so loaded that the trackers may have stalled too: then a leader that runs may lose its
+/// place, which is no error.
+pub struct Calm(Arc<AtomicBool>);
+
+impl Calm {
+    pub fn watch() -> Calm {
+        let calm = Arc::new(AtomicBool::new(true));
+        let seen = Arc::downgrade(&calm);
+        std::thread::spawn(move || {
+            let mut last = Instant::now();
+            while let Some(calm) = seen.upgrade() {
+                std::thread::sleep(Duration::from_millis(50));
+                if last.elapsed() > Duration::from_millis(500) {
+                    calm.store(false, Ordering::Relaxed);
+                }
+                last = Instant::now();
+            }
+        });
+        Calm(calm)
+    }
+
+    /// What must be so, unless the machine stalled.
+    pub fn assert(&self, holds: bool, what: &str) {
+        assert!(holds || !self.0.load(Ordering::Relaxed), "{what}");
+    }
 }
 
 /// A tracker that answers as a test wants, for as long as the test runs.
