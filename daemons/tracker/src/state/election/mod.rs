@@ -8,6 +8,9 @@
 //! another stands best, this one waits for its notice and, after 1 to 11 seconds, asks again. Followers ping their leader
 //! every second, and after three failures forget it.
 //!
+//! Who was waited for and did nothing is passed over the next time: a tracker that has just started stands well, but does
+//! not know the others before a storage joins it, which may take half a minute.
+//!
 //! # Never two leaders that act
 //!
 //! FastDFS's leader never looks whether it still is the only one. A leader that was stopped for a while and replaced
@@ -28,7 +31,7 @@
 
 pub mod standing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -163,13 +166,22 @@ pub struct Election {
     watch: BTreeMap<Peer, Watch>,
     round: u32,
     advanced: Option<Moment>,
+    /// Who stood best in this election, and did not become the leader.
+    passed_over: BTreeSet<Peer>,
     seed: u64,
 }
 
 impl Election {
     /// A machine that has done nothing yet. Trackers should have different seeds: how long each rests depends on it.
     pub fn new(seed: u64) -> Election {
-        Election { phase: Phase::Idle, watch: BTreeMap::new(), round: 0, advanced: None, seed: seed | 1 }
+        Election {
+            phase: Phase::Idle,
+            watch: BTreeMap::new(),
+            round: 0,
+            advanced: None,
+            passed_over: BTreeSet::new(),
+            seed: seed | 1,
+        }
     }
 
     /// Does what is due: what to ask now, and when to be called again at the latest. `wall` is the time of day.
@@ -210,6 +222,8 @@ impl Election {
                 *waiting = waiting.saturating_sub(1);
                 match answer {
                     Answer::Yes => agreed.push(to),
+                    // It knows no trackers yet, and will ask who leads when it does.
+                    Answer::No(Status::ENOENT) => {}
                     Answer::No(_) => *refused = true,
                     _ => {}
                 }
@@ -257,6 +271,7 @@ impl Election {
             return;
         }
         self.round = self.round.wrapping_add(1);
+        self.passed_over.clear();
         self.phase = match known {
             Some(_) if trackers.i_lead() => Phase::Leading { since: now },
             Some(leader) => Phase::Following { leader, failures: 0, pinged: now, next: Some(now) },
@@ -386,7 +401,9 @@ impl Election {
         let (running_time, restart_interval) = trackers.running_times(wall);
         let mine = (me, TrackerStatus { leader: false, running_time, restart_interval });
         let rank = |peer: Peer, status| Standing::from(status).at(trackers.list()[peer].host_port());
-        let best = told.iter().copied().chain([mine]).max_by_key(|&(peer, status)| rank(peer, status));
+        let passed_over = |peer: &Peer, status: &TrackerStatus| self.passed_over.contains(peer) && !status.leader;
+        let candidates = told.iter().copied().filter(|(peer, status)| !passed_over(peer, status)).chain([mine]);
+        let best = candidates.max_by_key(|&(peer, status)| rank(peer, status));
         match best {
             Some((peer, status)) if status.leader => trackers.follow(peer),
             Some((peer, _)) if peer == me => {
@@ -399,7 +416,11 @@ impl Election {
                 orders.extend(told.iter().map(|&(to, _)| Order { to, question: Question::Propose(at), round }));
                 self.phase = Phase::Proposing { since, waiting: told.len(), refused: false, agreed: Vec::new() };
             }
-            _ => self.rest(now),
+            Some((peer, _)) => {
+                self.passed_over.insert(peer);
+                self.rest(now);
+            }
+            None => self.rest(now),
         }
     }
 

@@ -24,8 +24,8 @@ const STATUS_LIMIT: u64 = 8_000;
 enum Fault {
     /// It stops, for so many milliseconds; then it continues where it was.
     Stop(usize, u64),
-    /// It dies, and is started again after so many milliseconds.
-    Crash(usize, u64),
+    /// It dies, is started again after so many milliseconds, and knows the others after so many more.
+    Crash(usize, u64, u64),
     /// Nothing passes between two for so many milliseconds.
     Cut(usize, usize, u64),
     /// A storage tells it that there are two leaders.
@@ -39,6 +39,8 @@ struct Machine {
     stopped_until: u64,
     /// Not running until then.
     down_until: u64,
+    /// When a storage joins it and tells it of the others.
+    joined_at: Option<u64>,
     life: u32,
 }
 
@@ -84,11 +86,12 @@ impl World {
         for me in 0..count {
             let seed = world.roll(u64::MAX);
             let machine = Machine {
-                trackers: World::fresh(me, count, world.now),
+                trackers: Trackers::new(22122, WALL + world.now as i64 / 1000, Some(WALL)),
                 election: Election::new(seed),
                 due: world.now,
                 stopped_until: 0,
                 down_until: 0,
+                joined_at: Some(world.now),
                 life: 0,
             };
             world.machines.push(machine);
@@ -96,11 +99,14 @@ impl World {
         world
     }
 
-    fn fresh(me: usize, count: usize, now: u64) -> Trackers {
-        let mut trackers = Trackers::new(22122, WALL + now as i64 / 1000, Some(WALL));
-        let list: Vec<_> = (0..count).map(|i| (Addresses::one(at(i).ip()), 22122)).collect();
-        trackers.learn(&list, &[at(me).ip()]).unwrap();
-        trackers
+    /// A storage joins, if it is time.
+    fn join(&mut self, i: usize) {
+        let list: Vec<_> = (0..self.machines.len()).map(|i| (Addresses::one(at(i).ip()), 22122)).collect();
+        let m = &mut self.machines[i];
+        if m.joined_at.is_some_and(|at| at <= self.now) {
+            m.joined_at = None;
+            m.trackers.learn(&list, &[at(i).ip()]).unwrap();
+        }
     }
 
     fn roll(&mut self, below: u64) -> u64 {
@@ -128,9 +134,10 @@ impl World {
 
     fn advance(&mut self, i: usize) {
         let now = self.now;
+        self.join(i);
         let m = &mut self.machines[i];
         let (orders, due) = m.election.advance(moment(now), WALL + now as i64 / 1000, &mut m.trackers);
-        m.due = due.as_millis() as u64;
+        m.due = (due.as_millis() as u64).min(m.joined_at.unwrap_or(u64::MAX));
         assert!(m.due > now, "it does not spin");
         let life = m.life;
         for order in orders {
@@ -205,11 +212,12 @@ impl World {
                 let m = &mut self.machines[i % count];
                 m.stopped_until = m.stopped_until.max(now + ms);
             }
-            Fault::Crash(i, ms) => {
+            Fault::Crash(i, ms, alone) => {
                 let i = i % count;
                 let seed = self.roll(u64::MAX);
                 let m = &mut self.machines[i];
-                m.trackers = World::fresh(i, count, now + ms);
+                m.trackers = Trackers::new(22122, WALL + (now + ms) as i64 / 1000, Some(WALL));
+                m.joined_at = Some(now + ms + alone);
                 m.election = Election::new(seed);
                 (m.stopped_until, m.down_until, m.due) = (0, now + ms, now + ms);
                 m.life += 1;
@@ -286,7 +294,7 @@ fn fault(cuts: bool) -> impl Strategy<Value = Fault> {
     let time = prop_oneof![1u64..300, 300u64..4_000, 2_000u64..20_000];
     prop_oneof![
         4 => (who.clone(), time.clone()).prop_map(|(i, t)| Fault::Stop(i, t)),
-        3 => (who.clone(), time.clone()).prop_map(|(i, t)| Fault::Crash(i, t)),
+        3 => (who.clone(), time.clone(), 0u64..30_000).prop_map(|(i, t, alone)| Fault::Crash(i, t, alone)),
         1 => who.clone().prop_map(Fault::Reselect),
         if cuts { 3 } else { 0 } => (who.clone(), who, time).prop_map(|(a, b, t)| Fault::Cut(a, b, t)),
     ]
@@ -308,8 +316,8 @@ proptest! {
             world.run(pause, one_acts);
             world.strike(fault);
         }
-        world.run(20_000, one_acts);
-        // All run now.
+        world.run(50_000, one_acts);
+        // All run now, and know each other.
         world.run(40_000, one_acts);
         let leader = world.agreed();
         prop_assert!(leader.is_some(), "no leader is agreed on");
@@ -325,7 +333,7 @@ proptest! {
             world.strike(fault);
         }
         // The longest fault, and what was asked during it.
-        world.run(20_000 + STATUS_LIMIT, |_| {});
+        world.run(50_000 + STATUS_LIMIT, |_| {});
         world.run(10_000, |_| {});
         // From here on nothing may act beside the leader.
         world.run(30_000, one_acts);
@@ -340,7 +348,7 @@ proptest! {
         let mut world = World::new(count, seed);
         world.run(30_000 + run, one_acts);
         let old = world.agreed().unwrap();
-        world.strike(if stopped { Fault::Stop(old, 13_000) } else { Fault::Crash(old, 13_000) });
+        world.strike(if stopped { Fault::Stop(old, 13_000) } else { Fault::Crash(old, 13_000, 0) });
         world.run(10_000, one_acts);
         let others: Vec<_> = (0..count).filter(|i| *i != old).collect();
         let leaders: Vec<_> = others.iter().map(|i| world.machines[*i].trackers.leader_index()).collect();
@@ -351,5 +359,22 @@ proptest! {
         // It comes back: it is a follower soon, and never acts.
         world.run(3_000, one_acts);
         prop_assert_eq!(world.agreed(), leaders[0]);
+    }
+
+    /// A leader that is killed and started at once stands well, but does nothing before a storage joins it.
+    #[test]
+    fn nobody_waits_long_for_one_that_just_started(count in 2usize..5, seed: u64, run in 0u64..5_000) {
+        let mut world = World::new(count, seed);
+        world.run(30_000 + run, one_acts);
+        let old = world.agreed().unwrap();
+        world.strike(Fault::Crash(old, 500, 60_000));
+        world.run(35_000, one_acts);
+        let others: Vec<_> = (0..count).filter(|i| *i != old).collect();
+        let leader = world.machines[others[0]].trackers.leader_index();
+        prop_assert!(leader.is_some_and(|l| l != old));
+        prop_assert!(others.iter().all(|i| world.machines[*i].trackers.leader_index() == leader));
+        prop_assert_eq!(world.acting(), vec![leader.unwrap()]);
+        world.run(40_000, one_acts);
+        prop_assert_eq!(world.agreed(), leader);
     }
 }

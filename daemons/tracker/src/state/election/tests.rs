@@ -224,6 +224,38 @@ fn if_another_is_best_it_waits_for_its_notice() {
 }
 
 #[test]
+fn who_was_waited_for_in_vain_is_passed_over() {
+    let mut one = One::new(1, 3);
+    for best in [3, 2] {
+        one.answer(2, Question::Status, PLAIN);
+        one.answer(3, Question::Status, PLAIN);
+        assert!(!one.asks(best, Question::Propose(at(1))));
+        one.wait_for(2, Question::Status);
+    }
+    one.answer(2, Question::Status, PLAIN);
+    one.answer(3, Question::Status, PLAIN);
+    one.answer(2, Question::Propose(at(1)), Answer::Yes);
+    one.answer(3, Question::Propose(at(1)), Answer::No(Status::ENOENT));
+    assert!(!one.asks(3, Question::Commit(at(1))), "it knows no trackers");
+    one.answer(2, Question::Commit(at(1)), Answer::Yes);
+    assert_eq!(one.leader(), Some(1));
+    // In the next election everybody counts again.
+    one.trackers.step_down().unwrap();
+    one.tick();
+    while one.leader().is_none() && !matches!(one.election.phase, Phase::Resting { .. }) {
+        let host = if one.asks(2, Question::Status) { 2 } else { 3 };
+        one.answer(host, Question::Status, PLAIN);
+    }
+    assert!(matches!(one.election.phase, Phase::Resting { .. }));
+    // But who leads by now is followed.
+    let mut one = One::new(1, 2);
+    one.answer(2, Question::Status, PLAIN);
+    one.wait_for(2, Question::Status);
+    one.answer(2, Question::Status, status(true, 0, 0));
+    assert_eq!(one.leader(), Some(2));
+}
+
+#[test]
 fn one_refusal_ends_it() {
     let mut one = One::new(3, 3);
     one.answer(1, Question::Status, PLAIN);
