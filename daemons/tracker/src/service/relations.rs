@@ -312,3 +312,91 @@ async fn ping(
     let table = link.ask_for(Command::TrackerPingLeader, &ping, TrunkServerTable::decode).await?;
     Ok((link, Some(table).filter(|t| !t.0.is_empty())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fdfs_protocol::header::{HEADER_LEN, Header};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const DIAL: Dial = Dial { from: None, connect: Duration::from_secs(60), answer: Duration::from_secs(60) };
+
+    async fn listen() -> (TcpListener, [SocketAddr; 1]) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, [addr])
+    }
+
+    /// Answers one question on a new connection, and closes it.
+    async fn answer_once(listener: &TcpListener, answer: &[u8]) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; HEADER_LEN]).await.unwrap();
+        stream.write_all(answer).await.unwrap();
+    }
+
+    fn standing() -> Vec<u8> {
+        let mut out = Vec::new();
+        let status = TrackerStatus { leader: true, running_time: 300, restart_interval: 0 };
+        fdfs_protocol::header::response(&status, &mut out);
+        out
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_meanwhile_says_nothing() {
+        let (listener, to) = listen().await;
+        let peer = tokio::spawn(async move {
+            for _ in 0..3 {
+                answer_once(&listener, &standing()).await;
+            }
+        });
+        let mut kept = None;
+        for _ in 0..3 {
+            let (answer, link) = status(kept, &to, DIAL).await;
+            assert!(matches!(answer, Answer::Status(s) if s.leader), "{answer:?}");
+            kept = link;
+        }
+        peer.await.unwrap();
+        assert_eq!(status(kept, &to, DIAL).await.0, Answer::Gone, "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn what_answers_mean() {
+        let (listener, to) = listen().await;
+        let refused = Header::failure(Status::ENOENT).encode();
+        let short = Header { body_len: 3, cmd: 100, status: 0 }.encode();
+        let cases: [(Vec<u8>, Answer); 4] = [
+            (refused.to_vec(), Answer::No(Status::ENOENT)),
+            ([&short[..], b"abc"].concat(), Answer::No(Status::EINVAL)),
+            (vec![7; 30], Answer::No(Status::EINVAL)),
+            (Vec::new(), Answer::Gone),
+        ];
+        for (bytes, expected) in cases {
+            let (answer, ()) = tokio::join!(status(None, &to, DIAL), answer_once(&listener, &bytes));
+            assert_eq!(answer.0, expected, "{bytes:?}");
+        }
+        // The kernel takes the connection and the question; the process does not look.
+        let dial = Dial { answer: Duration::from_millis(50), ..DIAL };
+        let (answer, link) = status(None, &to, dial).await;
+        assert!(answer == Answer::Silent && link.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_refused_proposal() {
+        let (listener, to) = listen().await;
+        let refused = Header::failure(Status::EOPNOTSUPP).encode();
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; HEADER_LEN];
+            stream.read_exact(&mut head).await.unwrap();
+            let header = Header::decode(&head).unwrap();
+            stream.read_exact(&mut vec![0; header.body_len as usize]).await.unwrap();
+            stream.write_all(&refused).await.unwrap();
+            header.cmd
+        };
+        let ((result, link), cmd) =
+            tokio::join!(notify(None, &to, DIAL, Command::TrackerNotifyNextLeader, to[0]), answer);
+        assert_eq!((result, cmd), (Answer::No(Status::EOPNOTSUPP), Command::TrackerNotifyNextLeader.code()));
+        assert!(link.is_some(), "a refusal keeps the connection in step");
+    }
+}
