@@ -159,6 +159,21 @@ impl Watch {
     }
 }
 
+/// One call: when, over what, and what comes of it.
+struct Turn<'a> {
+    now: Moment,
+    wall: i64,
+    trackers: &'a mut Trackers,
+    orders: Vec<Order>,
+}
+
+impl Turn<'_> {
+    /// How others call this tracker.
+    fn me(&self) -> Option<SocketAddr> {
+        Some(self.trackers.list().get(self.trackers.me()?)?.host_port())
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Election {
@@ -186,14 +201,15 @@ impl Election {
 
     /// Does what is due: what to ask now, and when to be called again at the latest. `wall` is the time of day.
     pub fn advance(&mut self, now: Moment, wall: i64, trackers: &mut Trackers) -> (Vec<Order>, Moment) {
-        let mut orders = Vec::new();
         if self.advanced.replace(now).is_some_and(|before| now.saturating_sub(before) > LEASE) {
             self.start_over(now, trackers);
         }
         self.heed_notices(now, trackers);
-        while self.step(now, wall, trackers, &mut orders) {
-            self.heed_notices(now, trackers);
+        let mut turn = Turn { now, wall, trackers, orders: Vec::new() };
+        while self.step(&mut turn) {
+            self.heed_notices(now, turn.trackers);
         }
+        let Turn { trackers, orders, .. } = turn;
         let term = match self.phase {
             Phase::Leading { since } => self.term(since, now, trackers),
             _ => None,
@@ -280,7 +296,8 @@ impl Election {
     }
 
     /// One step; true if it changed the phase, and the next step may be due.
-    fn step(&mut self, now: Moment, wall: i64, trackers: &mut Trackers, orders: &mut Vec<Order>) -> bool {
+    fn step(&mut self, turn: &mut Turn) -> bool {
+        let now = turn.now;
         match &mut self.phase {
             Phase::Idle => false,
             Phase::Resting { until } => {
@@ -292,83 +309,77 @@ impl Election {
             }
             Phase::Asking { since } => {
                 let since = *since;
-                let others: Vec<Peer> = trackers.others().collect();
-                for &peer in &others {
-                    if self.watch.entry(peer).or_default().last.is_none_or(|h| h.asked < since) {
-                        self.ask_status(peer, now, orders);
-                    }
+                self.ask_where(turn, |last| last.asked < since);
+                let watched = turn.trackers.others().filter_map(|peer| self.watch.get(&peer));
+                let answered = !watched.filter_map(Watch::patience).any(|end| now < end);
+                if answered {
+                    self.decide(since, turn);
                 }
-                if others
-                    .iter()
-                    .filter_map(|peer| self.watch.get(peer))
-                    .any(|w| w.patience().is_some_and(|end| now < end))
-                {
-                    return false;
-                }
-                self.decide(since, &others, now, wall, trackers, orders);
-                true
+                answered
             }
             Phase::Proposing { since, waiting: 0, refused, agreed } => {
                 let (since, refused, agreed) = (*since, *refused, std::mem::take(agreed));
-                if refused || self.other_leads(since, trackers) {
-                    self.rest(now);
-                    return true;
+                match turn.me() {
+                    Some(me) if !refused && !self.other_leads(since, turn.trackers) => {
+                        self.phase = Phase::Committing { waiting: agreed.len(), refused: false };
+                        self.tell(turn, agreed, Question::Commit(me));
+                    }
+                    _ => self.rest(now),
                 }
-                self.phase = Phase::Committing { waiting: agreed.len(), refused: false };
-                let me = trackers.me().map(|me| trackers.list()[me].host_port());
-                orders.extend(me.into_iter().flat_map(|me| {
-                    let round = self.round;
-                    agreed.iter().map(move |&to| Order { to, question: Question::Commit(me), round })
-                }));
                 true
             }
             Phase::Committing { waiting: 0, refused } => {
-                let refused = *refused;
-                let me = trackers.me().map(|me| trackers.list()[me].host_port());
                 // Another's proposal may have come in between; then mine does not stand.
-                if refused || me.is_none_or(|me| trackers.commit_leader(me).is_err()) {
+                let stands = !*refused && turn.me().is_some_and(|me| turn.trackers.commit_leader(me).is_ok());
+                if !stands {
                     self.rest(now);
                 }
                 true
             }
             Phase::Proposing { .. } | Phase::Committing { .. } => false,
             Phase::Following { failures, .. } if *failures >= FAILURES => {
-                trackers.forget_leader();
+                turn.trackers.forget_leader();
                 true
             }
             Phase::Following { leader, pinged, next, .. } => {
                 if next.is_some_and(|next| now >= next) {
                     (*pinged, *next) = (now, None);
-                    orders.push(Order { to: *leader, question: Question::Ping, round: self.round });
+                    let leader = *leader;
+                    self.tell(turn, [leader], Question::Ping);
                 }
                 false
             }
             Phase::Leading { since } => {
                 let since = *since;
-                if self.other_leads(since, trackers) {
-                    trackers.forget_leader();
-                    return true;
+                let other = self.other_leads(since, turn.trackers);
+                if other {
+                    turn.trackers.forget_leader();
+                } else {
+                    self.ask_where(turn, |last| now >= last.asked + ROUND);
                 }
-                for peer in trackers.others() {
-                    let last = self.watch.entry(peer).or_default().last;
-                    if last.is_none_or(|h| now >= h.asked + ROUND) {
-                        self.ask_status(peer, now, orders);
-                    }
-                }
-                false
+                other
             }
         }
     }
 
-    fn ask_status(&mut self, to: Peer, now: Moment, orders: &mut Vec<Order>) {
-        let watch = self.watch.entry(to).or_default();
-        if watch.asked.is_none() {
+    fn tell(&self, turn: &mut Turn, to: impl IntoIterator<Item = Peer>, question: Question) {
+        turn.orders.extend(to.into_iter().map(|to| Order { to, question, round: self.round }));
+    }
+
+    /// Asks those how they stand whose last answer is too old, unless the question is still out.
+    fn ask_where(&mut self, turn: &mut Turn, too_old: impl Fn(Heard) -> bool) {
+        let now = turn.now;
+        for to in turn.trackers.others() {
+            let watch = self.watch.entry(to).or_default();
+            if watch.asked.is_some() || !watch.last.is_none_or(&too_old) {
+                continue;
+            }
             watch.asked = Some(now);
             let still = watch.last.is_some_and(|h| h.answer == Answer::Silent && now.saturating_sub(h.at) <= ROUND);
             if !still {
                 watch.silent_since = Some(now);
             }
-            orders.push(Order { to, question: Question::Status, round: self.round });
+            turn.orders.push(Order { to, question: Question::Status, round: self.round });
         }
     }
 
@@ -377,50 +388,38 @@ impl Election {
     }
 
     /// Everybody has answered or has had its time.
-    fn decide(
-        &mut self,
-        since: Moment,
-        others: &[Peer],
-        now: Moment,
-        wall: i64,
-        trackers: &mut Trackers,
-        orders: &mut Vec<Order>,
-    ) {
+    fn decide(&mut self, since: Moment, turn: &mut Turn) {
+        let trackers = &mut *turn.trackers;
         let Some(me) = trackers.me() else {
             self.phase = Phase::Idle;
             return;
         };
-        let told: Vec<(Peer, TrackerStatus)> = others
-            .iter()
-            .filter_map(|peer| {
-                let heard = self.watch.get(peer)?.last.filter(|h| h.asked >= since)?;
-                let Answer::Status(status) = heard.answer else { return None };
-                Some((*peer, status))
-            })
-            .collect();
-        let (running_time, restart_interval) = trackers.running_times(wall);
+        let status_of = |peer| {
+            let heard = self.watch.get(&peer)?.last.filter(|h| h.asked >= since)?;
+            let Answer::Status(status) = heard.answer else { return None };
+            Some((peer, status))
+        };
+        let told: Vec<(Peer, TrackerStatus)> = trackers.others().filter_map(status_of).collect();
+        let (running_time, restart_interval) = trackers.running_times(turn.wall);
         let mine = (me, TrackerStatus { leader: false, running_time, restart_interval });
         let rank = |peer: Peer, status| Standing::from(status).at(trackers.list()[peer].host_port());
-        let passed_over = |peer: &Peer, status: &TrackerStatus| self.passed_over.contains(peer) && !status.leader;
-        let candidates = told.iter().copied().filter(|(peer, status)| !passed_over(peer, status)).chain([mine]);
-        let best = candidates.max_by_key(|&(peer, status)| rank(peer, status));
-        match best {
+        let counts = |(peer, status): &(Peer, TrackerStatus)| status.leader || !self.passed_over.contains(peer);
+        let candidates = told.iter().copied().filter(counts).chain([mine]);
+        match candidates.max_by_key(|&(peer, status)| rank(peer, status)) {
             Some((peer, status)) if status.leader => trackers.follow(peer),
-            Some((peer, _)) if peer == me => {
+            Some((peer, _)) if peer != me => {
+                self.passed_over.insert(peer);
+                self.rest(turn.now);
+            }
+            _ => {
                 let at = trackers.list()[me].host_port();
                 if trackers.propose_leader(at).is_err() {
-                    return self.rest(now);
+                    return self.rest(turn.now);
                 }
                 self.round = self.round.wrapping_add(1);
-                let round = self.round;
-                orders.extend(told.iter().map(|&(to, _)| Order { to, question: Question::Propose(at), round }));
                 self.phase = Phase::Proposing { since, waiting: told.len(), refused: false, agreed: Vec::new() };
+                self.tell(turn, told.into_iter().map(|(to, _)| to), Question::Propose(at));
             }
-            Some((peer, _)) => {
-                self.passed_over.insert(peer);
-                self.rest(now);
-            }
-            None => self.rest(now),
         }
     }
 

@@ -83,7 +83,7 @@ impl World {
             cuts: Vec::new(),
             random: seed | 1,
         };
-        for me in 0..count {
+        for _ in 0..count {
             let seed = world.roll(u64::MAX);
             let machine = Machine {
                 trackers: Trackers::new(22122, WALL + world.now as i64 / 1000, Some(WALL)),
