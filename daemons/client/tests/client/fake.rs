@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fdfs_protocol::file_id::{NameBlock, NewName, SizeField, Source};
-use fdfs_protocol::stat::GroupRecord;
+use fdfs_protocol::stat::{GroupRecord, StorageRecord, StorageStatus};
 use fdfs_protocol::storage as wire;
-use fdfs_protocol::tracker::{Endpoint, FetchAll, FetchOne, FileQuery, GroupList, GroupQuery, StoreAll, StoreOne};
+use fdfs_protocol::tracker::{
+    Endpoint, FetchAll, FetchOne, FileQuery, GroupList, GroupQuery, StorageQuery, StoreAll, StoreOne,
+};
 use fdfs_protocol::{Command, Encode, ExtName, FileId, GroupName, HEADER_LEN, Header, IpSize, RemoteName, Status};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -333,6 +335,11 @@ fn name_of(content: &[u8], ext: &ExtName, random: u32, appender: bool) -> Remote
     RemoteName::generate(&NewName { store_path: 0, directories: (0, 0), block, slot: None, ext, random })
 }
 
+/// A storage with a copy of one of `files`, as a replica after a transfer: each has its own.
+pub fn copy(files: &Files) -> Files {
+    Arc::new(Mutex::new(files.lock().clone()))
+}
+
 /// What a tracker knows: its groups and their storages.
 pub type Members = Arc<Mutex<Vec<(GroupName, Vec<SocketAddr>)>>>;
 
@@ -342,12 +349,27 @@ pub fn members(storages: &[SocketAddr]) -> Members {
 
 /// Starts a tracker that knows `members` and takes their storages in turn.
 pub async fn tracker(members: &Members) -> Fake {
-    let members = Arc::clone(members);
-    let turn = AtomicUsize::new(0);
-    Fake::start(move |request| answer(&members, &turn, request)).await
+    tracker_believing(members, |storages| storages.to_vec()).await
 }
 
-fn answer(members: &Members, turn: &AtomicUsize, request: &Received) -> Reply {
+/// Starts a tracker that has its own belief about which storages of a group have a file, and take changes.
+pub async fn tracker_believing(
+    members: &Members,
+    believed: impl Fn(&[SocketAddr]) -> Vec<SocketAddr> + Send + Sync + 'static,
+) -> Fake {
+    let members = Arc::clone(members);
+    let turn = AtomicUsize::new(0);
+    Fake::start(move |request| match request.command() {
+        Command::QueryFetchAll | Command::QueryFetchOne | Command::QueryUpdate => {
+            let known = members.lock().iter().map(|(group, storages)| (*group, believed(storages))).collect();
+            answer(&Mutex::new(known), &turn, request)
+        }
+        _ => answer(&members, &turn, request),
+    })
+    .await
+}
+
+fn answer(members: &Mutex<Vec<(GroupName, Vec<SocketAddr>)>>, turn: &AtomicUsize, request: &Received) -> Reply {
     let members = members.lock();
     let none = Reply::Status(Status::ENOENT);
     let of = |group: GroupName| members.iter().find(|(name, storages)| *name == group && !storages.is_empty());
@@ -380,6 +402,19 @@ fn answer(members: &Members, turn: &AtomicUsize, request: &Received) -> Reply {
         Command::QueryFetchAll => {
             let Some((group, storages)) = of(FileQuery::decode(&request.body).unwrap().group) else { return none };
             FetchAll { group: *group, servers: endpoints(storages) }.encode(IpSize::V4, &mut body);
+        }
+        Command::ListStorage => {
+            let Some((_, storages)) = of(StorageQuery::decode(&request.body).unwrap().group) else { return none };
+            for storage in storages {
+                let blank = vec![0; StorageRecord::len(IpSize::V4)];
+                let record = StorageRecord {
+                    status: StorageStatus::Active,
+                    ip: storage.ip().into(),
+                    port: storage.port(),
+                    ..StorageRecord::decode(&blank, IpSize::V4).unwrap()
+                };
+                record.encode(IpSize::V4, &mut body);
+            }
         }
         Command::ListAllGroups => {
             let record = |(name, storages): &(GroupName, Vec<SocketAddr>)| GroupRecord {
