@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fdfs_protocol::file_id::{NameBlock, NewName, SizeField, Source};
 use fdfs_protocol::stat::{GroupRecord, StorageRecord, StorageStatus};
@@ -15,6 +16,7 @@ use fdfs_protocol::{Command, Encode, ExtName, FileId, GroupName, HEADER_LEN, Hea
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// A request as it arrived.
@@ -69,6 +71,10 @@ pub enum Fault {
     Reply(Reply),
     /// This reply when the header has come, then the connection is closed with the body unread.
     Early(Status),
+    /// The whole server hangs when the header has come, as one that is stopped: see [`Fake::hang`].
+    Hang,
+    /// The answer is a while in coming; other connections are served meanwhile.
+    Slow(Duration),
 }
 
 struct State {
@@ -76,6 +82,7 @@ struct State {
     faults: Mutex<VecDeque<(Command, Fault)>>,
     log: Mutex<Vec<Received>>,
     connections: AtomicUsize,
+    hung: watch::Sender<bool>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -98,6 +105,7 @@ impl Fake {
             faults: Mutex::default(),
             log: Mutex::default(),
             connections: AtomicUsize::new(0),
+            hung: watch::Sender::new(false),
             tasks: Mutex::default(),
         });
         let accept = tokio::spawn(accept(listener, Arc::clone(&state))).abort_handle();
@@ -112,6 +120,16 @@ impl Fake {
     /// The next request with `command` that finds no earlier fault meets this one.
     pub fn fail(&self, command: Command, fault: Fault) {
         self.state.faults.lock().push_back((command, fault));
+    }
+
+    /// From now on nothing is answered, though connections are made: what a client sees of a process that is stopped.
+    pub fn hang(&self) {
+        self.state.hung.send_replace(true);
+    }
+
+    /// Ends that: what came meanwhile is answered late.
+    pub fn go_on(&self) {
+        self.state.hung.send_replace(false);
     }
 
     /// Faults not met yet are not met any more.
@@ -177,6 +195,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) -> Option<()> {
         let mut head = [0; HEADER_LEN];
         stream.read_exact(&mut head).await.ok()?;
         let header = Header::decode(&head).ok()?;
+        state.hung.subscribe().wait_for(|hung| !hung).await.ok()?;
         let fault = {
             let mut faults = state.faults.lock();
             let position = faults.iter().position(|(command, _)| command.code() == header.cmd);
@@ -185,6 +204,14 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) -> Option<()> {
         if let Some(Fault::Early(status)) = fault {
             stream.write_all(&Header::failure(status).encode()).await.ok()?;
             return None;
+        }
+        match fault {
+            Some(Fault::Hang) => {
+                state.hung.send_replace(true);
+                state.hung.subscribe().wait_for(|hung| !hung).await.ok()?;
+            }
+            Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
+            _ => {}
         }
         let mut body = vec![0; usize::try_from(header.body_len).ok()?];
         stream.read_exact(&mut body).await.ok()?;
@@ -352,7 +379,8 @@ pub async fn tracker(members: &Members) -> Fake {
     tracker_believing(members, |storages| storages.to_vec()).await
 }
 
-/// Starts a tracker that has its own belief about which storages of a group have a file, and take changes.
+/// Starts a tracker that has its own belief about which storages of a group have a file, take changes, and come first
+/// for uploads.
 pub async fn tracker_believing(
     members: &Members,
     believed: impl Fn(&[SocketAddr]) -> Vec<SocketAddr> + Send + Sync + 'static,
@@ -360,7 +388,11 @@ pub async fn tracker_believing(
     let members = Arc::clone(members);
     let turn = AtomicUsize::new(0);
     Fake::start(move |request| match request.command() {
-        Command::QueryFetchAll | Command::QueryFetchOne | Command::QueryUpdate => {
+        Command::QueryFetchAll
+        | Command::QueryFetchOne
+        | Command::QueryUpdate
+        | Command::QueryStoreWithoutGroupOne
+        | Command::QueryStoreWithGroupOne => {
             let known = members.lock().iter().map(|(group, storages)| (*group, believed(storages))).collect();
             answer(&Mutex::new(known), &turn, request)
         }
