@@ -23,6 +23,9 @@ const AT_ONCE: u64 = 1024 * 1024;
 /// Buffer for copying to a writer.
 const COPY: usize = 256 * 1024;
 
+/// Says whether content is what it should be.
+type Judge<'a> = &'a (dyn Fn(&[u8]) -> bool + Send + Sync);
+
 /// Content on its way from a storage.
 ///
 /// Read it with [`Download::chunk`] or [`Download::read_exact`] until [`Download::remaining`] is 0; then the connection is
@@ -97,12 +100,23 @@ impl Client {
     pub async fn download(&self, id: &FileId, offset: u64, len: u64) -> Result<Download, Error> {
         let mut tried = Vec::new();
         let check = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
-        let answer = match self.open_download(id, offset, len, check.as_ref(), &mut tried).await {
+        let answer = match self
+            .open_download(id, offset, len, Shape { check: check.as_ref(), exact: false }, &mut tried)
+            .await
+        {
             Ok(answer) => Some(answer),
             Err(error) if self.is_empty_file(id, offset, &error).await? => None,
             Err(error) => return Err(error),
         };
         Ok(Download { tried, ..self.download_of(id, offset, answer, check)? })
+    }
+
+    /// [`Client::download`] of a range that the file is known to have, at least one byte: a copy that is shorter is damaged,
+    /// and another one is read.
+    pub async fn download_exact(&self, id: &FileId, offset: u64, len: u64) -> Result<Download, Error> {
+        let mut tried = Vec::new();
+        let answer = self.open_download(id, offset, len, Shape { check: None, exact: true }, &mut tried).await?;
+        Ok(Download { tried, ..self.download_of(id, offset, Some(answer), None)? })
     }
 
     /// Starts a download from a certain storage; nobody else is asked if it fails.
@@ -153,17 +167,30 @@ impl Client {
     ///
     /// Without a `len`, no more than [`max_download_buffer`](crate::ClientConfig::max_download_buffer) is accepted.
     pub async fn download_buf(&self, id: &FileId, offset: u64, len: u64) -> Result<Bytes, Error> {
-        self.download_checked(id, offset, len, &|_| true).await
+        match self.download_whole(id, offset, len, None).await {
+            Err(error) if self.is_empty_file(id, offset, &error).await? => Ok(Bytes::new()),
+            downloaded => downloaded,
+        }
     }
 
-    /// [`Client::download_buf`], from the first storage whose content passes `check`. With none, it fails with
-    /// [`Error::Corrupt`].
+    /// [`Client::download_buf`] of a range that the file is known to have, from the first storage whose bytes pass `check`.
+    /// With none, it fails with [`Error::Corrupt`].
     pub async fn download_checked(
         &self,
         id: &FileId,
         offset: u64,
         len: u64,
         check: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> Result<Bytes, Error> {
+        self.download_whole(id, offset, len, Some(check)).await
+    }
+
+    async fn download_whole(
+        &self,
+        id: &FileId,
+        offset: u64,
+        len: u64,
+        check: Option<Judge<'_>>,
     ) -> Result<Bytes, Error> {
         let most = if len == 0 { self.config().max_download_buffer } else { len };
         // With the length known, header and content come into one buffer with one read.
@@ -174,7 +201,8 @@ impl Client {
         let attempt = |storage| -> Attempt<'_, _> {
             Box::pin(async move {
                 let server = Server::storage(storage);
-                let answer = self.shared.exchange(server, request, &mut Content::empty()).await?;
+                let answer = self.shared.exchange(server, request, &mut Content::empty()).await;
+                let answer = answer.map_err(|error| if check.is_some() { ends_early(error, id) } else { error })?;
                 if answer.len > most {
                     let announced = answer.len;
                     return Err(Error::Invalid(format!(
@@ -184,17 +212,14 @@ impl Client {
                 let content = answer.bytes().await.map_err(|error| self.shared.note(error))?;
                 let stated = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
                 Check::verify_all(stated, id, server, &content)?;
-                if check(&content) {
+                if check.is_none_or(|check| check(&content)) {
                     return Ok(content);
                 }
                 let detail = format!("has {} bytes that are not those that were stored", content.len());
                 Err(Error::Corrupt { file: id.to_string().into(), server, detail })
             })
         };
-        match self.shared.read(id, &pulse, &mut Vec::new(), attempt).await {
-            Err(error) if self.is_empty_file(id, offset, &error).await? => Ok(Bytes::new()),
-            downloaded => downloaded,
-        }
+        self.shared.read(id, &pulse, &mut Vec::new(), attempt).await
     }
 
     /// Downloads into `buf`, from `offset`; returns the number of bytes, which is less only at the end of the file.
@@ -216,13 +241,13 @@ impl Client {
         self.download(id, offset, len).await?.copy_to(writer).await
     }
 
-    /// Sends the request; an announced length beyond `len`, or other than `check` says, is the storage's fault.
+    /// Sends the request; an announced length beyond `len`, or other than `shape` says, is the storage's fault.
     async fn open_download(
         &self,
         id: &FileId,
         offset: u64,
         len: u64,
-        check: Option<&Check>,
+        shape: Shape<'_>,
         tried: &mut Vec<SocketAddr>,
     ) -> Result<Answer, Error> {
         let pulse = Pulse::default();
@@ -231,11 +256,16 @@ impl Client {
         let attempt = |storage| -> Attempt<'_, _> {
             Box::pin(async move {
                 let server = Server::storage(storage);
-                let answer = self.shared.exchange(server, request, &mut Content::empty()).await?;
-                match check {
-                    Some(check) => check.size(id, server, answer.len).map(|()| answer),
-                    None => Ok(answer),
+                let answer = self.shared.exchange(server, request, &mut Content::empty()).await;
+                let answer = answer.map_err(|error| if shape.exact { ends_early(error, id) } else { error })?;
+                if let Some(check) = shape.check {
+                    check.size(id, server, answer.len)?;
                 }
+                if shape.exact && answer.len != len {
+                    let detail = format!("has {} of the {len} bytes from {offset} on", answer.len);
+                    return Err(Error::Corrupt { file: id.to_string().into(), server, detail });
+                }
+                Ok(answer)
             })
         };
         self.shared.read(id, &pulse, tried, attempt).await
@@ -250,6 +280,28 @@ impl Client {
         }
         let flags = FileInfoFlags { no_crc: true, silent: true };
         Ok(self.shared.file_info(id, flags).await?.size == 0)
+    }
+}
+
+/// The rest of a download that has begun.
+const REST: Shape<'static> = Shape { check: None, exact: true };
+
+/// What the answer to a download must be like.
+#[derive(Debug, Clone, Copy)]
+struct Shape<'a> {
+    check: Option<&'a Check>,
+    /// The range is known to be in the file.
+    exact: bool,
+}
+
+/// A storage refuses an offset beyond the end: if the file is known to be longer, that copy is damaged.
+fn ends_early(error: Error, id: &FileId) -> Error {
+    match error {
+        Error::Status { server, status: Status::EINVAL, .. } => {
+            let detail = "ends before what was asked for".to_owned();
+            Error::Corrupt { file: id.to_string().into(), server, detail }
+        }
+        other => other,
     }
 }
 
@@ -309,7 +361,7 @@ impl Download {
                         return std::future::pending().await;
                     }
                     let (offset, len, mut tried) = (self.offset, self.remaining, self.tried.clone());
-                    match self.client.open_download(&self.id, offset, len, None, &mut tried).await {
+                    match self.client.open_download(&self.id, offset, len, REST, &mut tried).await {
                         Ok(answer) if answer.len == len => (answer, tried),
                         // Nobody does better.
                         _ => std::future::pending().await,
@@ -405,7 +457,7 @@ impl Download {
             return Err(error);
         }
         tracing::debug!(id = %self.id, %error, offset = self.offset, "download broke off, looking for another storage");
-        let opened = self.client.open_download(&self.id, self.offset, self.remaining, None, &mut self.tried).await;
+        let opened = self.client.open_download(&self.id, self.offset, self.remaining, REST, &mut self.tried).await;
         match opened {
             Ok(answer) if answer.len == self.remaining => {
                 self.server = Some(answer.server());

@@ -167,6 +167,24 @@ async fn a_damaged_copy_is_read_elsewhere_and_not_asked_again() {
 }
 
 #[tokio::test]
+async fn a_copy_that_is_cut_short_is_damaged() {
+    for kept in [0, 4] {
+        let group = group().await;
+        let id = group.put().await;
+        group.files[0].lock().values_mut().for_each(|content| content.truncate(kept));
+        let mut got = [0; 8];
+        for _ in 0..3 {
+            let mut download = soon(group.client.download_exact(&id, 4, 8)).await.unwrap();
+            download.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, data()[0][4..]);
+            let checked = soon(group.client.download_checked(&id, 4, 8, &|bytes| bytes.len() == 8)).await.unwrap();
+            assert_eq!(checked, data()[0][4..]);
+        }
+        assert_eq!(group.count(Command::DownloadFile)[0], 1);
+    }
+}
+
+#[tokio::test]
 async fn copies_are_listed_and_read_one_by_one() {
     let group = group().await;
     let id = group.put().await;
