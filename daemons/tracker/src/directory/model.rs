@@ -326,7 +326,8 @@ fn rules() -> impl Strategy<Value = Rules> {
 
 fn member() -> impl Strategy<Value = Member> {
     let free = prop_oneof![2 => Just(500u64), 1 => 0..60u64, 2 => 40..120u64];
-    let synced = prop_oneof![Just(0i64), NOW - 400..NOW - 200, Just(NOW)];
+    // Many meet the age of a file to the second.
+    let synced = prop::sample::select(vec![NOW, NOW - 50, NOW - 51, NOW - 300, NOW - 301, NOW - 302, 0]);
     let mode = prop_oneof![6 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true)), 1 => Just((false, false))];
     ([free.clone(), free], 0..3i64, synced, mode).prop_map(|(free, priority, synced, (readable, writable))| Member {
         free,
@@ -340,7 +341,7 @@ fn member() -> impl Strategy<Value = Member> {
 
 fn step() -> impl Strategy<Value = Step> {
     let group = || prop::sample::select(vec!['a', 'b', 'c', 'd']);
-    let age = || prop_oneof![0..500i64, 86_398..86_403i64];
+    let age = || prop::sample::select(vec![0, 49, 50, 51, 52, 299, 300, 301, 302, 303, 86_399, 86_400, 86_401]);
     let file = move || (group(), 1..5u8, age(), any::<bool>());
     prop_oneof![
         6 => (group(), 1..5u8, member()).prop_map(|(g, i, m)| Step::Member(g, i, m)),
