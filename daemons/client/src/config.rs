@@ -153,6 +153,7 @@ mod tests {
         let config = read("tracker_server=10.0.0.1").unwrap();
         assert_eq!(config.connect_timeout, Duration::from_secs(10));
         assert_eq!(config.network_timeout, Duration::from_secs(30));
+        assert_eq!(config.failover_after, Duration::from_secs(1));
         assert_eq!(config.max_idle_time, Duration::from_secs(3600));
         assert!(!config.verify_crc);
     }
@@ -161,7 +162,7 @@ mod tests {
     fn own_keys() {
         let config = read(
             "tracker_server=10.0.0.1\ngroup_name=group2\nverify_crc=yes\nmax_connections_per_server=4\n\
-             max_download_buffer=1MB\nconnect_timeout=200ms\n",
+             max_download_buffer=1MB\nconnect_timeout=200ms\nfailover_after=2\n",
         )
         .unwrap();
         assert_eq!(config.group.unwrap().as_str(), "group2");
@@ -169,6 +170,7 @@ mod tests {
         assert_eq!(config.max_connections_per_server, 4);
         assert_eq!(config.max_download_buffer, 1024 * 1024);
         assert_eq!(config.connect_timeout, Duration::from_millis(200));
+        assert_eq!(config.failover_after, Duration::from_secs(2));
     }
 
     #[test]
