@@ -69,6 +69,28 @@ impl Group {
     }
 }
 
+/// An address to which connections are not made, nor refused: what a client sees of a host that is cut off.
+struct CutOff {
+    addr: SocketAddr,
+    _listener: socket2::Socket,
+    _fill: Vec<tokio::net::TcpStream>,
+}
+
+impl CutOff {
+    async fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        // With its queue full, the kernel drops what asks for a connection.
+        let mut fill = Vec::new();
+        while let Ok(connected) = tokio::time::timeout(FAILOVER, tokio::net::TcpStream::connect(addr)).await {
+            fill.push(connected.unwrap());
+        }
+        Self { addr, _listener: listener, _fill: fill }
+    }
+}
+
 // Reads.
 
 #[tokio::test]
@@ -272,7 +294,43 @@ async fn a_change_that_was_not_sent_goes_where_the_tracker_says_now() {
     assert_eq!(group.count(Command::DeleteFile), [0, 0, 1]);
 }
 
+#[tokio::test]
+async fn a_storage_that_is_cut_off_keeps_nobody() {
+    let group = group().await;
+    let id = group.put().await;
+    let cut_off = CutOff::new().await;
+    group.members.lock()[0].1[0] = cut_off.addr;
+    group.client.reset();
+    assert_eq!(soon(group.client.download_buf(&id, 0, 0)).await.unwrap(), data()[0]);
+    group.client.reset();
+    for _ in 0..5 {
+        soon(group.client.upload_buf(&data(), &ExtName::NONE)).await.unwrap();
+    }
+    // Not a byte of it was taken, so a change goes elsewhere as soon as the tracker names another.
+    group.client.reset();
+    let client = group.client.clone();
+    let asked = group.tracker.count(Command::QueryUpdate);
+    let change = tokio::spawn(async move { client.delete(&id).await });
+    while group.tracker.count(Command::QueryUpdate) == asked {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    group.members.lock()[0].1.rotate_left(2);
+    soon(change).await.unwrap().unwrap();
+    assert_eq!(group.count(Command::DeleteFile), [0, 0, 1]);
+}
+
 // Trackers.
+
+#[tokio::test]
+async fn a_tracker_that_is_cut_off_is_overtaken() {
+    let group = group().await;
+    let cut_off = CutOff::new().await;
+    let client = client(&[cut_off.addr, group.tracker.addr]);
+    for _ in 0..6 {
+        soon(client.list_groups()).await.unwrap();
+        soon(client.upload_buf(&data(), &ExtName::NONE)).await.unwrap();
+    }
+}
 
 #[tokio::test]
 async fn a_hung_tracker_is_overtaken_and_then_left_alone() {
