@@ -269,11 +269,6 @@ impl Error {
         )
     }
 
-    /// True if another copy of the same content may be had where this one could not.
-    pub(crate) fn another_copy_may_do(&self) -> bool {
-        self.is_of_server() && !matches!(self, Error::Busy { .. }) || matches!(self, Error::Corrupt { .. })
-    }
-
     /// The server the error is about, if it is one server.
     pub fn server(&self) -> Option<Server> {
         match self {

@@ -170,13 +170,13 @@ impl Shared {
                     self.routes.lock().forget_file(id);
                     missing = Some(error);
                 }
-                Outcome::Answered(storage, Err(error)) if error.another_copy_may_do() || of_one_copy(&error) => {
+                Outcome::Answered(storage, Err(error)) if error.is_of_server() || of_one_copy(&error) => {
                     tracing::debug!(%storage, %error, "read failed, looking for another storage");
                     let mut routes = self.routes.lock();
-                    if matches!(error, Error::Corrupt { .. }) {
-                        routes.distrust(id, storage, Instant::now());
-                    } else {
-                        routes.forget_storage(storage);
+                    match error {
+                        Error::Corrupt { .. } => routes.distrust(id, storage, Instant::now()),
+                        Error::Busy { .. } => {}
+                        _ => routes.forget_storage(storage),
                     }
                     drop(routes);
                     failure = Some(error);
@@ -293,9 +293,13 @@ impl Search {
     }
 }
 
-/// Statuses that speak of one storage's disk rather than of the request.
+/// Damage, and statuses that speak of one storage's disk rather than of the request.
 fn of_one_copy(error: &Error) -> bool {
-    matches!(error, Error::Status { status, .. } if *status != Status::EINVAL && *status != Status::EISDIR)
+    match error {
+        Error::Corrupt { .. } => true,
+        Error::Status { status, .. } => *status != Status::EINVAL && *status != Status::EISDIR,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -174,6 +174,20 @@ async fn a_download_that_stands_still_goes_on_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_storage_with_no_connection_left_is_passed_over() {
+    let files = Files::default();
+    let (a, b) = (storage(&files).await, storage(&files).await);
+    let tracker = tracker(&members(&[a.addr, b.addr])).await;
+    let client =
+        Client::new(ClientConfig { max_connections_per_server: 1, ..client(&[tracker.addr]).config().clone() });
+    let id = client.upload_buf(&[Bytes::from(vec![1; 4_000_000])], &ExtName::NONE).await.unwrap();
+    let _held = client.download_from(a.addr, &id, 0, 0).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(soon(client.download_buf(&id, 0, 10)).await.unwrap(), [1; 10][..]);
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_copy_is_read_elsewhere_and_not_asked_again() {
     let group = group().await;
     let id = group.put().await;
