@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use fdfs_client::ClientConfig;
 use fdfs_index::{Index, IndexError};
+use fdfs_protocol::GroupName;
 
 use crate::cli::{Cluster, Settings};
 use crate::content::{ClusterStore, StoreConfig};
@@ -128,6 +129,8 @@ pub struct Backend {
     pub store: Arc<ClusterStore>,
     /// What file IDs are appended to in URLs, unless the settings say otherwise.
     pub url_prefix: String,
+    /// The group that takes all new contents, if there is only one such.
+    group: Option<GroupName>,
     embedded: Option<Embedded>,
     claims: Vec<Claim>,
 }
@@ -191,14 +194,21 @@ impl Backend {
                 tracing::warn!(file_id, "unreferenced content is left in the cluster: {error}");
             }
         }));
+        let group = client.group;
         let store = ClusterStore::open(client, config).context("cannot open the content store")?;
-        Ok(Backend { index, store: Arc::new(store), url_prefix, embedded, claims })
+        Ok(Backend { index, store: Arc::new(store), url_prefix, group, embedded, claims })
     }
 
     /// Looks whether the cluster answers; a warning if not, because names and attributes can be used without it.
     pub fn probe(&self) {
-        if let Err(error) = self.store.probe() {
-            tracing::warn!("the cluster does not answer now; contents cannot be read or stored until it does: {error}");
+        match (self.store.probe(), &self.group) {
+            (Err(error), _) => tracing::warn!(
+                "the cluster does not answer now; contents cannot be read or stored until it does: {error}"
+            ),
+            (Ok(space), Some(group)) if space.total == 0 => {
+                tracing::warn!("the cluster has no storage of group {group} now; nothing can be stored until it has");
+            }
+            (Ok(_), _) => {}
         }
         if self.embedded.is_none() {
             tracing::warn!(

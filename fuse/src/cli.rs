@@ -62,7 +62,8 @@ pub struct Cli {
     /// Use the cluster of this tracker; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     tracker: Vec<String>,
-    /// Store new files in this group only
+    /// Store new contents in this group only, also when it is full or away; those stored elsewhere are read from there.
+    /// Without it the tracker chooses the group of each [default: group_name in client.conf, if it is there]
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 
@@ -319,6 +320,15 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_an_option_or_a_word() {
+        let group = |arguments: &[&str]| settings(arguments).unwrap().group;
+        assert_eq!(group(&["--tracker", "h:1", "--group", "g2", "/mnt"]).as_deref(), Some("g2"));
+        assert_eq!(group(&["-c", "x", "-o", "group=g3", "/mnt"]).as_deref(), Some("g3"));
+        assert_eq!(group(&["h:1", "/mnt", "--group", "g2", "-o", "group=g3"]).as_deref(), Some("g2"));
+        assert_eq!(group(&["h:1", "/mnt", "-o", "group"]), None, "fstab's own word has no value");
+    }
+
+    #[test]
     fn long_options_win_over_words() {
         let s =
             settings(&["--data-dir", "/a", "-o", "data_dir=/b,cache_size=1G", "--cache-size", "2G", "/mnt"]).unwrap();
@@ -333,6 +343,7 @@ mod tests {
         assert!(settings(&["-o", "bogus", "/mnt"]).unwrap_err().to_string().contains("bogus"));
         assert!(settings(&["-c", "x", "-o", "tracker=h:1", "/mnt"]).is_err());
         assert!(settings(&["--group", "g", "/mnt"]).is_err());
+        assert!(settings(&["-o", "group=g", "/mnt"]).unwrap_err().to_string().contains("embedded"));
         assert!(settings(&["--cache-size", "much", "/mnt"]).is_err());
     }
 

@@ -484,6 +484,20 @@ fn handles_do_what_they_were_opened_for() {
 }
 
 #[test]
+fn after_damage_was_found_the_next_open_starts_afresh() {
+    let f = Fixture::new();
+    let ino = f.file("a", b"x");
+    f.store.fail_next(Op::Read, 1, ContentError::Corrupt("as told".into()));
+    let first = f.tree.open(ino, READ).unwrap();
+    assert!(!first.doubtful);
+    assert_eq!(errno(f.read_handle(first.fh)), libc::EIO);
+    let second = f.tree.open(ino, READ).unwrap();
+    assert!(second.doubtful, "what the kernel has of it may be wrong");
+    assert_eq!(f.read_handle(second.fh).unwrap(), b"x");
+    assert!(!f.tree.open(ino, READ).unwrap().doubtful);
+}
+
+#[test]
 fn appending_goes_to_the_end_whoever_moved_it() {
     let f = Fixture::new();
     let (attr, plain) = f.create("a");

@@ -17,6 +17,7 @@ use crate::client::{Client, Shared};
 use crate::content::Content;
 use crate::error::{Error, Server};
 use crate::exchange::{Answer, Repeat, Request, SLOW};
+use crate::watch::Watch;
 use fdfs_protocol::metadata::Metadata;
 
 /// Storages tried for one change.
@@ -64,7 +65,7 @@ impl Client {
         let mut head = Vec::with_capacity(160);
         frame(command, &Regenerate { name: id.name }, &mut head);
         let request = Request { slowness: SLOW, ..Request::new(command, &head, Repeat::Never).about(id) };
-        let answer = self.shared.change(id, request, &mut Content::empty()).await?;
+        let answer = self.shared.change(id, request, &mut Content::empty(), self.hasty).await?;
         let storage = answer.server().addr;
         let new = self.shared.finish(answer, FileId::decode).await?;
         self.shared.routes.lock().learn_source(&new, storage, Instant::now());
@@ -97,27 +98,30 @@ impl Client {
         let mut head = Vec::with_capacity(192);
         frame_head(command, message, content.len(), &mut head);
         let request = Request::new(command, &head, Repeat::Never).about(id);
-        self.shared.change(id, request, &mut content).await?.finish_empty();
+        self.shared.change(id, request, &mut content, self.hasty).await?.finish_empty();
         Ok(())
     }
 }
 
 impl Shared {
     /// Sends a change to the storage that takes it. Another storage is tried only if the one before cannot have made the
-    /// change: it could not be reached, or did not get the whole request.
+    /// change: it could not be reached, or did not get the whole request. `hasty`: given up at any point if the storage
+    /// turns out to be gone.
     pub(crate) async fn change(
         &self,
         id: &FileId,
         request: Request<'_>,
         content: &mut Content<'_>,
+        hasty: bool,
     ) -> Result<Answer, Error> {
+        let mut watch = if hasty { Watch::Always } else { Watch::Untouched };
         let known = self.routes.lock().updater(id, Instant::now());
         let (mut storage, mut cached) = match known {
             Some(storage) => (storage, true),
             None => (self.fetch_updater(id).await?, false),
         };
         for attempt in 1.. {
-            let error = match self.exchange(Server::storage(storage), request, content).await {
+            let error = match self.exchange_watched(Server::storage(storage), request, content, watch).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -138,6 +142,8 @@ impl Shared {
             }
             match self.fetch_updater(id).await {
                 Ok(other) if other != storage => (storage, cached) = (other, false),
+                // Nobody else takes it: then with all patience.
+                Ok(_) if !hasty && matches!(error, Error::Hung { .. }) && watch != Watch::Never => watch = Watch::Never,
                 // The tracker has not noticed yet, or there is no other.
                 _ => return Err(error),
             }

@@ -1,8 +1,8 @@
 //! The client: what its clones share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,6 +24,8 @@ use crate::trackers::Trackers;
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
+    /// See [`Client::hasty`].
+    pub(crate) hasty: bool,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) health: Mutex<Avoidance<SocketAddr>>,
     pub(crate) routes: Mutex<Routes>,
     turn: AtomicUsize,
+    /// This, for work that goes on beside the operations.
+    pub(crate) this: Weak<Shared>,
 }
 
 impl Client {
@@ -47,7 +51,9 @@ impl Client {
             wait: config.network_timeout,
         };
         Self {
-            shared: Arc::new(Shared {
+            hasty: false,
+            shared: Arc::new_cyclic(|this| Shared {
+                this: this.clone(),
                 pools: Pools::new(limits),
                 trackers: Trackers::new(&config.trackers),
                 health: Mutex::new(Avoidance::new()),
@@ -56,6 +62,13 @@ impl Client {
                 config,
             }),
         }
+    }
+
+    /// The same client for changes that can be done over elsewhere, from the start: they are given up
+    /// ([`Error::Hung`](crate::Error::Hung)) as soon as their storage turns out to be gone, and not only after the network
+    /// timeout. Whether such a change was made is not known.
+    pub fn hasty(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), hasty: true }
     }
 
     /// The settings in force.

@@ -30,6 +30,10 @@ pub struct ClientConfig {
     /// How long a server may take for one step: to take a request, to answer, to move the next 16 KiB of content
     /// (`network_timeout`).
     pub network_timeout: Duration,
+    /// How long a server may show no sign of life before another one is asked as well, where there is another, and the
+    /// silent one is looked at (`failover_after`). Nothing fails by it: without another server, or while a storage that
+    /// takes an upload still answers probes, the timeouts above count.
+    pub failover_after: Duration,
     /// How long an unused connection is kept (`connection_pool_max_idle_time`); zero keeps none.
     pub max_idle_time: Duration,
     /// Connections to one server at a time, in use and idle (`max_connections_per_server`). When all are in use, a
@@ -54,6 +58,7 @@ impl ClientConfig {
             trackers: trackers.into_iter().collect(),
             connect_timeout: Duration::from_secs(10),
             network_timeout: Duration::from_secs(30),
+            failover_after: Duration::from_secs(1),
             max_idle_time: Duration::from_secs(3600),
             max_connections_per_server: 256,
             group: None,
@@ -91,6 +96,7 @@ impl ClientConfig {
         let config = Self {
             connect_timeout: timeout("connect_timeout", default.connect_timeout)?,
             network_timeout: timeout("network_timeout", default.network_timeout)?,
+            failover_after: timeout("failover_after", default.failover_after)?,
             max_idle_time: keys.duration("connection_pool_max_idle_time", default.max_idle_time)?,
             max_connections_per_server: keys.number(
                 "max_connections_per_server",
@@ -147,6 +153,7 @@ mod tests {
         let config = read("tracker_server=10.0.0.1").unwrap();
         assert_eq!(config.connect_timeout, Duration::from_secs(10));
         assert_eq!(config.network_timeout, Duration::from_secs(30));
+        assert_eq!(config.failover_after, Duration::from_secs(1));
         assert_eq!(config.max_idle_time, Duration::from_secs(3600));
         assert!(!config.verify_crc);
     }
@@ -155,7 +162,7 @@ mod tests {
     fn own_keys() {
         let config = read(
             "tracker_server=10.0.0.1\ngroup_name=group2\nverify_crc=yes\nmax_connections_per_server=4\n\
-             max_download_buffer=1MB\nconnect_timeout=200ms\n",
+             max_download_buffer=1MB\nconnect_timeout=200ms\nfailover_after=2\n",
         )
         .unwrap();
         assert_eq!(config.group.unwrap().as_str(), "group2");
@@ -163,6 +170,7 @@ mod tests {
         assert_eq!(config.max_connections_per_server, 4);
         assert_eq!(config.max_download_buffer, 1024 * 1024);
         assert_eq!(config.connect_timeout, Duration::from_millis(200));
+        assert_eq!(config.failover_after, Duration::from_secs(2));
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl<'a> Content<'a> {
         self.len() == 0
     }
 
+    /// Whether the content can be sent more than once.
+    pub(crate) fn repeatable(&self) -> bool {
+        !matches!(self.kind, Kind::Reader { .. })
+    }
+
     /// Whether the content can still be sent from its start.
     pub(crate) fn replayable(&self) -> bool {
         !matches!(self.kind, Kind::Reader { started: true, .. })

@@ -1,6 +1,7 @@
 //! Downloads, whole or in ranges: as a stream, or into memory.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use bytes::Bytes;
 use fdfs_protocol::header::frame;
@@ -9,14 +10,21 @@ use fdfs_protocol::{Command, FileId, RemoteName, Status};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::client::Client;
+use crate::content::Content;
 use crate::error::{Error, Server};
 use crate::exchange::{Answer, Repeat, Request};
+use crate::patience::Pulse;
+use crate::race::Attempt;
 use crate::routes::is_fixed;
+use crate::watch::Watch;
 
 /// Room made at once for content of known length; for more, room is made as it comes.
 const AT_ONCE: u64 = 1024 * 1024;
 /// Buffer for copying to a writer.
 const COPY: usize = 256 * 1024;
+
+/// Says whether content is what it should be.
+type Judge<'a> = &'a (dyn Fn(&[u8]) -> bool + Send + Sync);
 
 /// Content on its way from a storage.
 ///
@@ -37,6 +45,8 @@ pub struct Download {
     len: u64,
     tried: Vec<SocketAddr>,
     check: Option<Check>,
+    /// Nobody else is asked.
+    alone: bool,
 }
 
 /// What the content of a whole file must be, and the CRC32 of what has come so far.
@@ -90,21 +100,50 @@ impl Client {
     pub async fn download(&self, id: &FileId, offset: u64, len: u64) -> Result<Download, Error> {
         let mut tried = Vec::new();
         let check = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
-        let mut damaged = None;
-        let answer = loop {
-            let answer = match self.open_download(id, offset, len, 0, &mut tried).await {
-                Ok(answer) => answer,
-                Err(error) => match damaged {
-                    Some(damaged) => return Err(damaged),
-                    None if self.is_empty_file(id, offset, &error).await? => break None,
-                    None => return Err(error),
-                },
-            };
-            match check.as_ref().map(|check| check.size(id, answer.server(), answer.len)) {
-                Some(Err(error)) => damaged = Some(error),
-                _ => break Some(answer),
-            }
+        let answer = match self
+            .open_download(id, offset, len, Shape { check: check.as_ref(), exact: false }, &mut tried)
+            .await
+        {
+            Ok(answer) => Some(answer),
+            Err(error) if self.is_empty_file(id, offset, &error).await? => None,
+            Err(error) => return Err(error),
         };
+        Ok(Download { tried, ..self.download_of(id, offset, answer, check)? })
+    }
+
+    /// [`Client::download`] of a range that the file is known to have, at least one byte: a copy that is shorter is damaged,
+    /// and another one is read.
+    pub async fn download_exact(&self, id: &FileId, offset: u64, len: u64) -> Result<Download, Error> {
+        let mut tried = Vec::new();
+        let answer = self.open_download(id, offset, len, Shape { check: None, exact: true }, &mut tried).await?;
+        Ok(Download { tried, ..self.download_of(id, offset, Some(answer), None)? })
+    }
+
+    /// Starts a download from a certain storage; nobody else is asked if it fails.
+    ///
+    /// [`Client::copies`] tells which storages there are.
+    pub async fn download_from(
+        &self,
+        storage: SocketAddr,
+        id: &FileId,
+        offset: u64,
+        len: u64,
+    ) -> Result<Download, Error> {
+        let head = head(id, offset, len);
+        let request = Request { limit: limit(len), ..download_request(id, &head) };
+        let watch = Watch::Always;
+        let answer =
+            self.shared.exchange_watched(Server::storage(storage), request, &mut Content::empty(), watch).await?;
+        Ok(Download { alone: true, ..self.download_of(id, offset, Some(answer), None)? })
+    }
+
+    fn download_of(
+        &self,
+        id: &FileId,
+        offset: u64,
+        answer: Option<Answer>,
+        check: Option<Check>,
+    ) -> Result<Download, Error> {
         let announced = answer.as_ref().map_or(0, |answer| answer.len);
         let mut download = Download {
             client: self.clone(),
@@ -114,8 +153,9 @@ impl Client {
             offset,
             remaining: announced,
             len: announced,
-            tried,
+            tried: Vec::new(),
             check,
+            alone: false,
         };
         if announced == 0 {
             download.complete()?;
@@ -127,42 +167,59 @@ impl Client {
     ///
     /// Without a `len`, no more than [`max_download_buffer`](crate::ClientConfig::max_download_buffer) is accepted.
     pub async fn download_buf(&self, id: &FileId, offset: u64, len: u64) -> Result<Bytes, Error> {
-        let limit = if len == 0 { self.config().max_download_buffer } else { len };
-        let mut tried = Vec::new();
-        let mut last = None;
-        loop {
-            // With the length known, header and content come into one buffer with one read.
-            let expect = if len == 0 { told_size(id, offset) } else { len }.min(AT_ONCE);
-            let answer = match self.open_download(id, offset, len, expect as usize, &mut tried).await {
-                Ok(answer) => answer,
-                // A failure before says more than that nobody else has the file.
-                Err(error) => match last {
-                    Some(last) => return Err(last),
-                    None if self.is_empty_file(id, offset, &error).await? => return Ok(Bytes::new()),
-                    None => return Err(error),
-                },
-            };
-            if answer.len > limit {
-                let announced = answer.len;
-                return Err(Error::Invalid(format!(
-                    "{id} has {announced} bytes, more than max_download_buffer ({limit}); download it as a stream"
-                )));
-            }
-            let server = answer.server();
-            let check = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
-            let outcome = match answer.bytes().await {
-                Ok(content) => Check::verify_all(check, id, server, &content).map(|()| content),
-                Err(error) => Err(self.shared.note(error)),
-            };
-            match outcome {
-                Ok(content) => return Ok(content),
-                Err(error) if is_fixed(id) && error.another_copy_may_do() => {
-                    tracing::debug!(%server, %error, "download failed, looking for another storage");
-                    last = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
+        match self.download_whole(id, offset, len, None).await {
+            Err(error) if self.is_empty_file(id, offset, &error).await? => Ok(Bytes::new()),
+            downloaded => downloaded,
         }
+    }
+
+    /// [`Client::download_buf`] of a range that the file is known to have, from the first storage whose bytes pass `check`.
+    /// With none, it fails with [`Error::Corrupt`].
+    pub async fn download_checked(
+        &self,
+        id: &FileId,
+        offset: u64,
+        len: u64,
+        check: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> Result<Bytes, Error> {
+        self.download_whole(id, offset, len, Some(check)).await
+    }
+
+    async fn download_whole(
+        &self,
+        id: &FileId,
+        offset: u64,
+        len: u64,
+        check: Option<Judge<'_>>,
+    ) -> Result<Bytes, Error> {
+        let most = if len == 0 { self.config().max_download_buffer } else { len };
+        // With the length known, header and content come into one buffer with one read.
+        let expect = if len == 0 { told_size(id, offset) } else { len }.min(AT_ONCE) as usize;
+        let pulse = Pulse::default();
+        let head = head(id, offset, len);
+        let request = Request { expect, limit: limit(len), pulse: Some(&pulse), ..download_request(id, &head) };
+        let attempt = |storage| -> Attempt<'_, _> {
+            Box::pin(async move {
+                let server = Server::storage(storage);
+                let answer = self.shared.exchange(server, request, &mut Content::empty()).await;
+                let answer = answer.map_err(|error| if check.is_some() { ends_early(error, id) } else { error })?;
+                if answer.len > most {
+                    let announced = answer.len;
+                    return Err(Error::Invalid(format!(
+                        "{id} has {announced} bytes, more than max_download_buffer ({most}); download it as a stream"
+                    )));
+                }
+                let content = answer.bytes().await.map_err(|error| self.shared.note(error))?;
+                let stated = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
+                Check::verify_all(stated, id, server, &content)?;
+                if check.is_none_or(|check| check(&content)) {
+                    return Ok(content);
+                }
+                let detail = format!("has {} bytes that are not those that were stored", content.len());
+                Err(Error::Corrupt { file: id.to_string().into(), server, detail })
+            })
+        };
+        self.shared.read(id, &pulse, &mut Vec::new(), attempt).await
     }
 
     /// Downloads into `buf`, from `offset`; returns the number of bytes, which is less only at the end of the file.
@@ -184,21 +241,34 @@ impl Client {
         self.download(id, offset, len).await?.copy_to(writer).await
     }
 
-    /// Sends the request; an announced length beyond `len` is the storage's fault.
+    /// Sends the request; an announced length beyond `len`, or other than `shape` says, is the storage's fault.
     async fn open_download(
         &self,
         id: &FileId,
         offset: u64,
         len: u64,
-        expect: usize,
+        shape: Shape<'_>,
         tried: &mut Vec<SocketAddr>,
     ) -> Result<Answer, Error> {
-        let mut head = Vec::with_capacity(192);
-        frame(Command::DownloadFile, &storage::Download { offset, len, group: id.group, name: id.name }, &mut head);
-        let limit = if len == 0 { u64::MAX } else { len };
-        let request =
-            Request { expect, limit, ..Request::new(Command::DownloadFile, &head, Repeat::Harmless).about(id) };
-        self.shared.read(id, request, tried).await
+        let pulse = Pulse::default();
+        let head = head(id, offset, len);
+        let request = Request { limit: limit(len), pulse: Some(&pulse), ..download_request(id, &head) };
+        let attempt = |storage| -> Attempt<'_, _> {
+            Box::pin(async move {
+                let server = Server::storage(storage);
+                let answer = self.shared.exchange(server, request, &mut Content::empty()).await;
+                let answer = answer.map_err(|error| if shape.exact { ends_early(error, id) } else { error })?;
+                if let Some(check) = shape.check {
+                    check.size(id, server, answer.len)?;
+                }
+                if shape.exact && answer.len != len {
+                    let detail = format!("has {} of the {len} bytes from {offset} on", answer.len);
+                    return Err(Error::Corrupt { file: id.to_string().into(), server, detail });
+                }
+                Ok(answer)
+            })
+        };
+        self.shared.read(id, &pulse, tried, attempt).await
     }
 
     /// FastDFS storages refuse to download an empty file as an offset beyond its end. If that is the reason for `error`,
@@ -211,6 +281,43 @@ impl Client {
         let flags = FileInfoFlags { no_crc: true, silent: true };
         Ok(self.shared.file_info(id, flags).await?.size == 0)
     }
+}
+
+/// The rest of a download that has begun.
+const REST: Shape<'static> = Shape { check: None, exact: true };
+
+/// What the answer to a download must be like.
+#[derive(Debug, Clone, Copy)]
+struct Shape<'a> {
+    check: Option<&'a Check>,
+    /// The range is known to be in the file.
+    exact: bool,
+}
+
+/// A storage refuses an offset beyond the end: if the file is known to be longer, that copy is damaged.
+fn ends_early(error: Error, id: &FileId) -> Error {
+    match error {
+        Error::Status { server, status: Status::EINVAL, .. } => {
+            let detail = "ends before what was asked for".to_owned();
+            Error::Corrupt { file: id.to_string().into(), server, detail }
+        }
+        other => other,
+    }
+}
+
+fn head(id: &FileId, offset: u64, len: u64) -> Vec<u8> {
+    let mut head = Vec::with_capacity(192);
+    frame(Command::DownloadFile, &storage::Download { offset, len, group: id.group, name: id.name }, &mut head);
+    head
+}
+
+fn download_request<'a>(id: &'a FileId, head: &'a [u8]) -> Request<'a> {
+    Request::new(Command::DownloadFile, head, Repeat::Harmless).about(id)
+}
+
+/// The longest answer to a request for `len` bytes.
+fn limit(len: u64) -> u64 {
+    if len == 0 { u64::MAX } else { len }
 }
 
 /// The number of bytes from `offset` to the end, as far as the name tells; 0 if it does not.
@@ -246,7 +353,35 @@ impl Download {
         }
         loop {
             let Some(answer) = &mut self.answer else { return Ok(0) };
-            let error = match answer.read(&mut buf[..wanted]).await {
+            let received = {
+                let read = answer.read(&mut buf[..wanted]);
+                let elsewhere = async {
+                    tokio::time::sleep(self.client.config().failover_after).await;
+                    if self.alone || !is_fixed(&self.id) {
+                        return std::future::pending().await;
+                    }
+                    let (offset, len, mut tried) = (self.offset, self.remaining, self.tried.clone());
+                    match self.client.open_download(&self.id, offset, len, REST, &mut tried).await {
+                        Ok(answer) if answer.len == len => (answer, tried),
+                        // Nobody does better.
+                        _ => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    received = read => Ok(received),
+                    faster = elsewhere => Err(faster),
+                }
+            };
+            let received = match received {
+                Ok(received) => received,
+                Err((faster, tried)) => {
+                    self.tried = tried;
+                    self.overtaken(faster);
+                    continue;
+                }
+            };
+            let error = match received {
                 Ok(n) => {
                     if let Some(check) = &mut self.check {
                         check.so_far.update(&buf[..n]);
@@ -294,6 +429,16 @@ impl Download {
         Ok(copied)
     }
 
+    /// Another storage began to send the rest while this one was silent.
+    fn overtaken(&mut self, faster: Answer) {
+        if let Some(slow) = self.server.replace(faster.server()) {
+            tracing::debug!(server = %slow, id = %self.id, "download stands still, going on elsewhere");
+            self.client.shared.health.lock().failed(slow.addr, Instant::now());
+            self.client.shared.routes.lock().forget_storage(slow.addr);
+        }
+        self.answer = Some(faster);
+    }
+
     /// Everything has come: gives the connection back and checks what came.
     fn complete(&mut self) -> Result<(), Error> {
         if let Some(answer) = self.answer.take() {
@@ -308,11 +453,11 @@ impl Download {
     /// Goes on at another storage after `error`, if the content there is sure to be the same.
     async fn resume(&mut self, error: Error) -> Result<(), Error> {
         self.answer = None;
-        if !is_fixed(&self.id) {
+        if self.alone || !is_fixed(&self.id) {
             return Err(error);
         }
         tracing::debug!(id = %self.id, %error, offset = self.offset, "download broke off, looking for another storage");
-        let opened = self.client.open_download(&self.id, self.offset, self.remaining, 0, &mut self.tried).await;
+        let opened = self.client.open_download(&self.id, self.offset, self.remaining, REST, &mut self.tried).await;
         match opened {
             Ok(answer) if answer.len == self.remaining => {
                 self.server = Some(answer.server());

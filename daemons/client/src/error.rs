@@ -53,7 +53,7 @@ impl fmt::Display for Server {
 /// Why an operation failed.
 ///
 /// Fail-over has been tried before a caller sees one of these: the error is that of the last server
-/// asked. [`Error::to_errno`] gives the nearest errno, [`Error::outcome_unknown`] says whether a
+/// that failed. [`Error::to_errno`] gives the nearest errno, [`Error::outcome_unknown`] says whether a
 /// change may have been made although no answer came.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -135,6 +135,21 @@ pub enum Error {
         /// The network timeout in force.
         limit: Duration,
         /// Whether the whole request had been sent.
+        sent: bool,
+    },
+    /// The server stopped moving, and did not answer a probe on another connection either.
+    #[error(
+        "{}: {server} showed no sign of life, and answered no probe within {limit:?}; it is hung or cut off \
+         (failover_after sets the limit){}", verb(*.command), unknown(*.command, *.sent)
+    )]
+    Hung {
+        /// What was asked.
+        command: Command,
+        /// Who is hung.
+        server: Server,
+        /// How long it was silent, and then how long the probe waited.
+        limit: Duration,
+        /// Whether some of the request had been sent.
         sent: bool,
     },
     /// The connection broke.
@@ -222,7 +237,7 @@ impl Error {
             Error::Status { status, .. } => *status,
             Error::Unreachable { source, .. } | Error::Disconnected { source, .. } => Status::from(source),
             Error::Local { source, .. } => Status::from(source),
-            Error::Timeout { .. } => Status::ETIMEDOUT,
+            Error::Timeout { .. } | Error::Hung { .. } => Status::ETIMEDOUT,
             Error::Busy { .. } => Status::EAGAIN,
             Error::Invalid(_) => Status::EINVAL,
             Error::Resolve { .. } => Status::EHOSTUNREACH,
@@ -234,7 +249,10 @@ impl Error {
 
     /// True if the request was sent whole and no answer came: a change may have been made.
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Error::Timeout { sent: true, .. } | Error::Disconnected { sent: true, .. })
+        matches!(
+            self,
+            Error::Timeout { sent: true, .. } | Error::Hung { sent: true, .. } | Error::Disconnected { sent: true, .. }
+        )
     }
 
     /// True if the fault lies with one server or the way to it, so that another may do better.
@@ -243,16 +261,12 @@ impl Error {
             self,
             Error::Unreachable { .. }
                 | Error::Timeout { .. }
+                | Error::Hung { .. }
                 | Error::Disconnected { .. }
                 | Error::Protocol { .. }
                 | Error::Busy { .. }
                 | Error::Resolve { .. }
         )
-    }
-
-    /// True if another copy of the same content may be had where this one could not.
-    pub(crate) fn another_copy_may_do(&self) -> bool {
-        self.is_of_server() && !matches!(self, Error::Busy { .. }) || matches!(self, Error::Corrupt { .. })
     }
 
     /// The server the error is about, if it is one server.
@@ -265,6 +279,7 @@ impl Error {
             | Error::Status { server, .. }
             | Error::Unreachable { server, .. }
             | Error::Timeout { server, .. }
+            | Error::Hung { server, .. }
             | Error::Disconnected { server, .. }
             | Error::Protocol { server, .. }
             | Error::Busy { server, .. }

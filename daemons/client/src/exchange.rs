@@ -13,7 +13,7 @@ use crate::client::Shared;
 use crate::connection::{Broken, Cause, Stage};
 use crate::content::Content;
 use crate::error::{Error, Role, Server};
-use crate::patience::Patience;
+use crate::patience::{Patience, Pulse};
 use crate::pool::{Lease, NoConnection};
 
 /// How long to look for the reason after a server refused to take the rest of a request.
@@ -49,11 +49,13 @@ pub(crate) struct Request<'a> {
     pub(crate) answers: usize,
     /// The network timeout for the answer, times this: some requests make a storage read a whole file first.
     pub(crate) slowness: u32,
+    /// Shows those who wait beside the request that it moves.
+    pub(crate) pulse: Option<&'a Pulse>,
 }
 
 impl<'a> Request<'a> {
     pub(crate) fn new(command: Command, head: &'a [u8], repeat: Repeat) -> Self {
-        Self { command, head, file: None, repeat, expect: 0, limit: MAX_ANSWER, answers: 1, slowness: 1 }
+        Self { command, head, file: None, repeat, expect: 0, limit: MAX_ANSWER, answers: 1, slowness: 1, pulse: None }
     }
 
     pub(crate) fn about(self, id: &'a FileId) -> Self {
@@ -83,16 +85,15 @@ impl Shared {
         let Request { command, .. } = request;
         let mut fresh = false;
         loop {
-            self.health.lock().attempt(server.addr, Instant::now());
             let mut lease = match self.pools.lease(server.addr, fresh).await {
                 Ok(lease) => lease,
                 Err(NoConnection::Busy(limit)) => return Err(Error::Busy { command, server, limit }),
                 Err(NoConnection::Broken(broken)) => return Err(self.failed(command, server, broken)),
             };
-            let mut patience = Patience::new(self.config.network_timeout);
+            let mut patience = Patience::new(self.config.network_timeout).shown(request.pulse);
             match converse(&mut lease, request, content, &mut patience).await {
                 Ok((header, whole)) => {
-                    patience = Patience::new(self.config.network_timeout);
+                    patience = Patience::new(self.config.network_timeout).shown(request.pulse);
                     if header.status == 0 && header.body_len > request.limit {
                         let announced = header.body_len;
                         let detail =
@@ -189,7 +190,8 @@ async fn converse(
     let connection = lease.connection();
     match connection.send(request.head, content, patience).await {
         Ok(()) => {
-            let mut patience = Patience::new(patience.full().saturating_mul(request.slowness));
+            let limit = patience.full().saturating_mul(request.slowness);
+            let mut patience = Patience::new(limit).shown(request.pulse);
             Ok((connection.receive_header(request.expect, &mut patience).await?, true))
         }
         Err(broken) if matches!(broken.cause, Cause::Io(_)) => {

@@ -20,8 +20,12 @@
 //!
 //! - **Nothing hangs.** Making a connection is bounded by [`connect_timeout`](ClientConfig::connect_timeout), every step of
 //!   a request by [`network_timeout`](ClientConfig::network_timeout), the number of servers tried by a small constant.
-//! - **Dead servers are avoided** for a while (1 s, then longer, at most 30 s), then probed by one request.
-//! - **Uploads** fail over to other storages and groups; **reads** to other storages, also in the middle of a download.
+//! - **Nobody waits for a server that is gone while there is another.** A tracker or storage that is silent for
+//!   [`failover_after`](ClientConfig::failover_after) is overtaken by the next one for reads and questions; for uploads it
+//!   is probed, and left if it does not answer that. With nobody else to ask, the timeouts above count.
+//! - **Dead servers are avoided** until a small probe of their own is answered: after 1 s, then longer, at most 30 s apart.
+//! - **Uploads** fail over to other storages and groups; **reads** to the other members of
+//!   the group, also in the middle of a download. "Not found" means that every member that could have the file said so.
 //! - **Changes** (append, modify, delete, …) are never made twice. If a connection breaks after the whole request was
 //!   sent, the error says that the outcome is not known ([`Error::outcome_unknown`]).
 //! - **Lengths from the network** are checked before memory is reserved; a server cannot make the client allocate more than was
@@ -41,8 +45,10 @@
 //! | `upload`, `change`, `read`, `download` | the operations, and where each fails over to |
 //! | `trackers` | questions to trackers |
 //! | `exchange` | one request to one server; what may be repeated |
+//! | `race` | the same request to several servers, when the first is silent |
+//! | `watch` | whether a silent server is slow or gone |
 //! | `pool`, `connection`, `content` | connections, and moving bytes |
-//! | `routes`, `avoid`, `patience` | pure state: cached answers, servers to avoid, time left |
+//! | `routes`, `members`, `avoid`, `patience` | pure state: cached answers, who may have a file, servers to avoid, time left |
 
 mod address;
 mod avoid;
@@ -54,12 +60,15 @@ mod content;
 mod download;
 mod error;
 mod exchange;
+mod members;
 mod patience;
 mod pool;
+mod race;
 mod read;
 mod routes;
 mod trackers;
 mod upload;
+mod watch;
 
 pub use address::{AddressError, DEFAULT_STORAGE_PORT, DEFAULT_TRACKER_PORT, ServerAddress};
 pub use client::Client;

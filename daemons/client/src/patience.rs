@@ -5,10 +5,41 @@
 //! transfer, no large file would ever pass. So patience is spent while waiting, and renewed only by
 //! [`PROGRESS`] bytes. Time in which nobody waits (the caller is busy) costs nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The bytes that must move before the network timeout starts anew.
 const PROGRESS: u64 = 16 * 1024;
+
+/// How much longer than asked for it may take to notice that nothing moves: one part in this many.
+const NOTICE: u32 = 4;
+
+/// Shows those who wait beside a transfer that it moves. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    pub(crate) fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often something has moved.
+    pub(crate) fn beats(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Returns when nothing has moved for `time`.
+    pub(crate) async fn quiet(&self, time: Duration) {
+        let (mut seen, mut quiet) = (self.beats(), 0);
+        while quiet < NOTICE {
+            tokio::time::sleep(time / NOTICE).await;
+            let now = self.beats();
+            quiet = if now == seen { quiet + 1 } else { 0 };
+            seen = now;
+        }
+    }
+}
 
 /// What is left of the network timeout in one transfer.
 #[derive(Debug, Clone)]
@@ -16,11 +47,17 @@ pub(crate) struct Patience {
     full: Duration,
     left: Duration,
     moved: u64,
+    pulse: Option<Pulse>,
 }
 
 impl Patience {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { full: timeout, left: timeout, moved: 0 }
+        Self { full: timeout, left: timeout, moved: 0, pulse: None }
+    }
+
+    /// Each move is shown with `pulse`.
+    pub(crate) fn shown(self, pulse: Option<&Pulse>) -> Self {
+        Self { pulse: pulse.cloned(), ..self }
     }
 
     /// How long the next wait may last.
@@ -37,6 +74,11 @@ impl Patience {
     pub(crate) fn spend(&mut self, waited: Duration, bytes: u64) {
         self.left = self.left.saturating_sub(waited);
         self.moved = self.moved.saturating_add(bytes);
+        if bytes > 0
+            && let Some(pulse) = &self.pulse
+        {
+            pulse.beat();
+        }
         if self.moved >= PROGRESS {
             self.renew();
         }

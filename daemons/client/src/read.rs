@@ -1,9 +1,13 @@
 //! Reading: which storage to ask, and which one next.
 //!
 //! A file that never changes is read from any storage that has it, in turn; a changeable one from its source. A storage
-//! that fails, or does not have what it should, is passed over for the next. "Not found" is only reported when
-//! every storage that was to have the file could be asked and none had it.
+//! that fails, or does not have what it should, is passed over for the next; one that is silent for
+//! [`failover_after`](crate::ClientConfig::failover_after) is overtaken by the next. When those that the tracker names
+//! are exhausted, all members of the group are asked: the tracker knows of a replica only with delay that it has a file,
+//! and may not know yet that a storage is down. "Not found" is only reported when every one of them could be asked and
+//! none had it.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,10 +20,12 @@ use crate::client::{Client, Shared};
 use crate::content::Content;
 use crate::error::{Error, Server};
 use crate::exchange::{Answer, Repeat, Request, SLOW};
+use crate::patience::Pulse;
+use crate::race::{Attempt, Event, Race};
 use fdfs_protocol::metadata::Metadata;
 
-/// Storages tried for one read.
-const TRIES: usize = 4;
+/// Storages tried for one read: as many as a group can have.
+const TRIES: usize = 32;
 
 impl Client {
     /// Size, time, CRC32 and source of a file, as a storage knows them. The CRC32 of an appender or a slave is computed
@@ -36,11 +42,36 @@ impl Client {
         frame(Command::GetMetadata, &message, &mut head);
         let request = Request::new(Command::GetMetadata, &head, Repeat::Harmless).about(id);
         // Metadata changes, so the storage that takes the changes is the one to ask; replicas when it is down.
-        let answer = match self.shared.change(id, request, &mut Content::empty()).await {
-            Err(error) if error.is_of_server() => self.shared.read(id, request, &mut Vec::new()).await?,
+        let answer = match self.shared.change(id, request, &mut Content::empty(), true).await {
+            Err(error) if error.is_of_server() => self.shared.read_answer(id, request, &mut Vec::new()).await?,
             answer => answer?,
         };
         self.shared.finish(answer, |body| Ok(Metadata::parse(body))).await
+    }
+
+    /// The storages that may have a copy of the file, the likely ones first.
+    pub async fn copies(&self, id: &FileId) -> Result<Vec<SocketAddr>, Error> {
+        let mut copies = Vec::new();
+        let mut failure = None;
+        for what in [LookUp::Readers, LookUp::Members] {
+            match self.shared.look_up(what, id).await {
+                Ok(found) => copies.extend(found.iter().copied()),
+                Err(error) => failure = Some(error),
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        copies.retain(|copy| seen.insert(*copy));
+        let usable = |copy: &SocketAddr| self.shared.health.lock().usable(*copy);
+        copies.sort_by_key(|copy| !usable(copy));
+        match failure {
+            Some(error) if copies.is_empty() => Err(error),
+            _ => Ok(copies),
+        }
+    }
+
+    /// The copy of the file on the storage at `addr` is damaged: for a while, it is read only if there is no other.
+    pub fn distrust(&self, id: &FileId, addr: SocketAddr) {
+        self.shared.routes.lock().distrust(id, addr, Instant::now());
     }
 
     /// Whether the storage at `addr` answers at all.
@@ -60,76 +91,249 @@ impl Shared {
         frame_flags(Command::QueryFileInfo, flags.to_byte(), &message, &mut head);
         let slowness = if flags.no_crc { 1 } else { SLOW };
         let request = Request { slowness, ..Request::new(Command::QueryFileInfo, &head, Repeat::Harmless).about(id) };
-        let answer = self.read(id, request, &mut Vec::new()).await?;
+        let answer = self.read_answer(id, request, &mut Vec::new()).await?;
         self.finish(answer, FileInfo::decode).await
     }
 
-    /// Sends a request to the storages that have the file, one after the other, until one does it. Those in `tried` are
-    /// left out; those asked are added.
-    pub(crate) async fn read(
+    /// Sends a request to the storages that have the file until one does it.
+    pub(crate) async fn read_answer(
         &self,
         id: &FileId,
         request: Request<'_>,
         tried: &mut Vec<SocketAddr>,
     ) -> Result<Answer, Error> {
-        let known = self.routes.lock().readers(id, Instant::now());
-        let (mut candidates, mut cached) = match known {
-            Some(known) => (known, true),
-            None => (self.fetch_readers(id).await?, false),
+        let pulse = Pulse::default();
+        let request = Request { pulse: Some(&pulse), ..request };
+        let attempt = |storage| -> Attempt<'_, _> {
+            Box::pin(async move { self.exchange(Server::storage(storage), request, &mut Content::empty()).await })
         };
+        self.read(id, &pulse, tried, attempt).await
+    }
+
+    /// Makes attempts at the storages that have the file until one succeeds. Those in `tried` are left out; those asked
+    /// are added. `pulse` is that of the attempts.
+    pub(crate) async fn read<'a, T: Send>(
+        &'a self,
+        id: &'a FileId,
+        pulse: &Pulse,
+        tried: &mut Vec<SocketAddr>,
+        attempt: impl Fn(SocketAddr) -> Attempt<'a, Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let known = self.routes.lock().readers(id, Instant::now());
+        let mut search = Search::new();
+        if let Some(known) = &known {
+            self.enlist(&mut search, id, known);
+        }
+        let mut race = Race::new(pulse);
         // Not found is the weakest finding: any other failure leaves open whether the file exists.
-        let mut missing: Option<Error> = None;
-        let mut failure: Option<Error> = None;
+        let (mut missing, mut failure, mut unknown) = (None, None, None);
         loop {
-            for storage in self.in_order(&candidates) {
-                if tried.len() >= TRIES {
-                    break;
+            match search.next(tried) {
+                Some(Next::Ask(storage)) => {
+                    tried.push(storage);
+                    let attempt = attempt(storage);
+                    race.start(Some(storage), async move { Outcome::Answered(storage, attempt.await) });
                 }
-                if tried.contains(&storage) {
-                    continue;
+                Some(Next::LookUp(what)) => {
+                    race.start(None, async move { Outcome::Found(self.look_up(what, id).await) });
                 }
-                tried.push(storage);
-                match self.exchange(Server::storage(storage), request, &mut Content::empty()).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(error @ Error::NotFound { .. }) => missing = Some(error),
-                    Err(error) if error.is_of_server() || another_copy_may_do(&error) => {
-                        tracing::debug!(%storage, %error, "read failed, looking for another storage");
-                        self.routes.lock().forget_storage(storage);
-                        failure = Some(error);
+                None if race.is_empty() => break,
+                None => {}
+            }
+            let patience = search.has_more().then_some(self.config.failover_after);
+            let (outcome, overtaken) = match race.next(patience).await {
+                Event::Ended { outcome, overtaken } => (outcome, overtaken),
+                Event::Stalled => continue,
+            };
+            match outcome {
+                Outcome::Found(Ok(storages)) => {
+                    search.looking = false;
+                    self.enlist(&mut search, id, &storages);
+                }
+                Outcome::Found(Err(error)) => {
+                    search.looking = false;
+                    // Whoever cannot be asked the one thing cannot be asked the other.
+                    if !matches!(error, Error::NoStorage { .. } | Error::Status { .. }) {
+                        search.lookups.clear();
                     }
-                    Err(error) => return Err(error),
+                    unknown.get_or_insert(error);
                 }
-            }
-            if !cached || tried.len() >= TRIES {
-                break;
-            }
-            self.routes.lock().forget_file(id);
-            cached = false;
-            match self.fetch_readers(id).await {
-                Ok(fresh) => candidates = fresh,
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    break;
+                Outcome::Answered(_, Ok(done)) => {
+                    for slow in overtaken {
+                        tracing::debug!(storage = %slow, %id, "another storage was faster by far");
+                        self.health.lock().failed(slow, Instant::now());
+                        self.routes.lock().forget_storage(slow);
+                    }
+                    return Ok(done);
                 }
+                Outcome::Answered(_, Err(error @ Error::NotFound { .. })) => {
+                    self.routes.lock().forget_file(id);
+                    missing = Some(error);
+                }
+                Outcome::Answered(storage, Err(error)) if error.is_of_server() || of_one_copy(&error) => {
+                    tracing::debug!(%storage, %error, "read failed, looking for another storage");
+                    let mut routes = self.routes.lock();
+                    match error {
+                        Error::Corrupt { .. } => routes.distrust(id, storage, Instant::now()),
+                        Error::Busy { .. } => {}
+                        _ => routes.forget_storage(storage),
+                    }
+                    drop(routes);
+                    failure = Some(error);
+                }
+                Outcome::Answered(_, Err(error)) => return Err(error),
             }
         }
         let none = || Error::Invalid(format!("no other storage has {id}"));
-        Err(failure.or(missing).unwrap_or_else(none))
+        Err(failure.or(unknown).or(missing).unwrap_or_else(none))
     }
 
-    async fn fetch_readers(&self, id: &FileId) -> Result<Arc<[SocketAddr]>, Error> {
-        let readers = self.ask_readers(id).await?;
-        self.routes.lock().learn_readers(id, &readers, Instant::now());
-        Ok(readers)
+    async fn look_up(&self, what: LookUp, id: &FileId) -> Result<Arc<[SocketAddr]>, Error> {
+        match what {
+            LookUp::Readers => {
+                let readers = self.ask_readers(id).await?;
+                self.routes.lock().learn_readers(id, &readers, Instant::now());
+                Ok(readers)
+            }
+            LookUp::Members => {
+                let known = self.routes.lock().members(id, Instant::now());
+                match known {
+                    Some(members) => Ok(members.candidates(id)),
+                    None => {
+                        let members = self.ask_members(&id.group).await?;
+                        let candidates = members.candidates(id);
+                        self.routes.lock().learn_members(id, members, Instant::now());
+                        Ok(candidates)
+                    }
+                }
+            }
+        }
     }
 
-    /// `candidates` in the order to try them.
-    fn in_order(&self, candidates: &[SocketAddr]) -> Vec<SocketAddr> {
-        self.health.lock().order(candidates, self.turn(), Instant::now())
+    /// Adds storages to a search, in the order to try them.
+    fn enlist(&self, search: &mut Search, id: &FileId, storages: &[SocketAddr]) {
+        self.look_after(storages.iter().copied().map(Server::storage));
+        let now = Instant::now();
+        let (health, routes) = (self.health.lock(), self.routes.lock());
+        for storage in health.order(storages, self.turn()) {
+            if health.usable(storage) && !routes.distrusted(id, storage, now) {
+                search.usable.push_back(storage);
+            } else {
+                search.avoided.push_back(storage);
+            }
+        }
     }
 }
 
-/// Statuses that speak of one storage's disk rather than of the request.
-fn another_copy_may_do(error: &Error) -> bool {
-    matches!(error, Error::Status { status, .. } if *status != Status::EINVAL && *status != Status::EISDIR)
+enum Outcome<T> {
+    Answered(SocketAddr, Result<T, Error>),
+    Found(Result<Arc<[SocketAddr]>, Error>),
+}
+
+/// Where more storages come from, the most likely first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LookUp {
+    /// The tracker knows them to have the file.
+    Readers,
+    /// They are of the group.
+    Members,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Ask(SocketAddr),
+    LookUp(LookUp),
+}
+
+/// Storages still to be asked. Those that failed lately are the last resort: before, others are looked for.
+#[derive(Debug)]
+struct Search {
+    usable: VecDeque<SocketAddr>,
+    avoided: VecDeque<SocketAddr>,
+    lookups: VecDeque<LookUp>,
+    looking: bool,
+}
+
+impl Search {
+    fn new() -> Self {
+        Self {
+            usable: VecDeque::new(),
+            avoided: VecDeque::new(),
+            lookups: [LookUp::Readers, LookUp::Members].into(),
+            looking: false,
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        !self.usable.is_empty() || (!self.looking && (!self.lookups.is_empty() || !self.avoided.is_empty()))
+    }
+
+    fn next(&mut self, tried: &[SocketAddr]) -> Option<Next> {
+        if tried.len() >= TRIES {
+            (self.usable, self.avoided, self.lookups) = Default::default();
+        }
+        while let Some(storage) = self.usable.pop_front() {
+            if !tried.contains(&storage) {
+                return Some(Next::Ask(storage));
+            }
+        }
+        if self.looking {
+            return None;
+        }
+        if let Some(what) = self.lookups.pop_front() {
+            self.looking = true;
+            return Some(Next::LookUp(what));
+        }
+        while let Some(storage) = self.avoided.pop_front() {
+            if !tried.contains(&storage) {
+                return Some(Next::Ask(storage));
+            }
+        }
+        None
+    }
+}
+
+/// Damage, and statuses that speak of one storage's disk rather than of the request.
+fn of_one_copy(error: &Error) -> bool {
+    match error {
+        Error::Corrupt { .. } => true,
+        Error::Status { status, .. } => *status != Status::EINVAL && *status != Status::EISDIR,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 23000))
+    }
+
+    #[test]
+    fn the_avoided_are_asked_when_nobody_else_can_be_found() {
+        let mut search = Search::new();
+        search.usable.extend([storage(1), storage(2)]);
+        search.avoided.extend([storage(3), storage(2)]);
+        let mut tried = vec![storage(1)];
+        let mut order = Vec::new();
+        while let Some(next) = search.next(&tried) {
+            match &next {
+                Next::Ask(storage) => tried.push(*storage),
+                Next::LookUp(_) => {
+                    assert!(search.looking && search.next(&tried).is_none(), "one look at a time");
+                    search.looking = false;
+                }
+            }
+            order.push(next);
+        }
+        let expected = [
+            Next::Ask(storage(2)),
+            Next::LookUp(LookUp::Readers),
+            Next::LookUp(LookUp::Members),
+            Next::Ask(storage(3)),
+        ];
+        assert_eq!(order, expected);
+        assert!(!search.has_more());
+    }
 }

@@ -20,12 +20,18 @@ use std::time::{Duration, Instant};
 use fdfs_protocol::file_id::Source;
 use fdfs_protocol::{FileId, GroupName};
 
+use crate::members::Members;
+
 /// How long an answer is used without a question.
 const FRESH: Duration = Duration::from_secs(5);
 /// How long where-to-upload answers are used when they cannot be renewed.
 const STALE: Duration = Duration::from_secs(60);
 /// How soon after an attempt to renew answers the next caller tries.
 const RENEW: Duration = Duration::from_secs(1);
+/// How long a storage is not asked for a file of which it had a damaged copy, while others are left.
+const DISTRUST: Duration = Duration::from_secs(600);
+/// More damaged copies than a cluster should have; beyond it, all are forgotten.
+const DAMAGED: usize = 1024;
 /// More entries than a cluster has sources; beyond it the old ones are thrown away.
 const FILE_ROUTES: usize = 4096;
 
@@ -98,6 +104,10 @@ struct Replicas {
 pub(crate) struct Routes {
     targets: HashMap<Option<GroupName>, Targets>,
     files: HashMap<FileKey, FileRoute>,
+    /// By group; as many entries as groups.
+    members: HashMap<GroupName, (Members, Instant)>,
+    /// Copies that were found damaged.
+    damaged: HashMap<(FileId, SocketAddr), Instant>,
 }
 
 fn fresh(learned: Instant, now: Instant) -> bool {
@@ -175,6 +185,32 @@ impl Routes {
         } else {
             route.changeable = Some((Arc::clone(addrs), now));
         }
+    }
+
+    /// The members of the group of `id`.
+    pub(crate) fn members(&self, id: &FileId, now: Instant) -> Option<Members> {
+        let (members, learned) = self.members.get(&id.group)?;
+        fresh(*learned, now).then(|| members.clone())
+    }
+
+    /// Keeps a tracker's list of the members of the group of `id`.
+    pub(crate) fn learn_members(&mut self, id: &FileId, members: Members, now: Instant) {
+        self.members.retain(|_, (_, learned)| fresh(*learned, now));
+        self.members.insert(id.group, (members, now));
+    }
+
+    /// The copy of `id` on the storage at `addr` is damaged.
+    pub(crate) fn distrust(&mut self, id: &FileId, addr: SocketAddr, now: Instant) {
+        if self.damaged.len() >= DAMAGED {
+            self.damaged.clear();
+        }
+        self.damaged.insert((*id, addr), now);
+    }
+
+    /// Whether the storage at `addr` had a damaged copy of `id` when it was looked at last.
+    pub(crate) fn distrusted(&self, id: &FileId, addr: SocketAddr, now: Instant) -> bool {
+        !self.damaged.is_empty()
+            && self.damaged.get(&(*id, addr)).is_some_and(|&found| now.saturating_duration_since(found) < DISTRUST)
     }
 
     /// The storage that takes changes to `id`.
@@ -285,6 +321,21 @@ mod tests {
 
     fn list(lasts: &[u8]) -> Arc<[SocketAddr]> {
         lasts.iter().map(|&last| addr(last)).collect()
+    }
+
+    #[test]
+    fn a_damaged_copy_is_remembered_for_a_while() {
+        let mut routes = Routes::default();
+        let now = Instant::now();
+        let id = normal(1, 10);
+        routes.distrust(&id, addr(1), now);
+        assert!(routes.distrusted(&id, addr(1), now) && !routes.distrusted(&id, addr(2), now));
+        assert!(!routes.distrusted(&normal(1, 11), addr(1), now));
+        assert!(!routes.distrusted(&id, addr(1), now + DISTRUST));
+        for i in 0..5000 {
+            routes.distrust(&normal(2, i), addr(1), now);
+        }
+        assert!(routes.damaged.len() <= DAMAGED);
     }
 
     #[test]

@@ -18,8 +18,11 @@ use parking_lot::Mutex;
 
 use crate::address::ServerAddress;
 use crate::client::{Client, Shared};
-use crate::error::Error;
+use crate::error::{Error, Server};
 use crate::exchange::{Repeat, Request};
+use crate::members::Members;
+use crate::patience::Pulse;
+use crate::race::{Event, Race};
 use crate::routes::StoreTarget;
 
 /// How long the addresses of a host name are used.
@@ -102,23 +105,24 @@ impl<'a, M: Encode> Question<'a, M> {
 }
 
 impl Shared {
-    async fn ask<M: Encode, T>(
+    async fn ask<M: Encode, T: Send>(
         &self,
         question: Question<'_, M>,
-        decode: impl Fn(&[u8]) -> Result<T, WireError>,
+        decode: impl Fn(&[u8]) -> Result<T, WireError> + Sync,
     ) -> Result<T, Error> {
         let command = question.command;
         let mut answers = self.ask_many(question, 1, decode).await?;
         answers.pop().ok_or_else(|| Error::Invalid(format!("{command}: no answer")))
     }
 
-    /// Asks the trackers in turn until one answers; puts the question `count` times at once. A tracker that knows no
-    /// storage (it may just have started) does not have the last word while there are others.
-    async fn ask_many<M: Encode, T>(
+    /// Asks the trackers in turn until one answers, not waiting long for any of them while there are others; puts the
+    /// question `count` times at once. A tracker that knows no storage (it may just have started) does not have the last
+    /// word while there are others.
+    async fn ask_many<M: Encode, T: Send>(
         &self,
         question: Question<'_, M>,
         count: usize,
-        decode: impl Fn(&[u8]) -> Result<T, WireError>,
+        decode: impl Fn(&[u8]) -> Result<T, WireError> + Sync,
     ) -> Result<Vec<T>, Error> {
         let Question { command, message, group, at, repeat } = question;
         let mut head = Vec::new();
@@ -128,14 +132,36 @@ impl Shared {
             Some(addr) => vec![addr],
             None => {
                 let addrs = self.trackers.addrs(self.config.connect_timeout).await?;
-                self.health.lock().order(&addrs, self.turn(), Instant::now())
+                self.look_after(addrs.iter().copied().map(Server::tracker));
+                self.health.lock().order(&addrs, self.turn())
             }
         };
+        let mut order = order.into_iter();
+        let (pulse, decode) = (Pulse::default(), &decode);
+        let request = Request { pulse: Some(&pulse), ..request };
+        let mut race = Race::new(&pulse);
         let (mut refusal, mut failure, mut tried) = (None, None, 0);
-        for addr in order {
-            tried += 1;
-            match self.pipeline(addr, request, count, &decode).await {
-                Ok(answers) => return Ok(answers),
+        loop {
+            match order.next() {
+                Some(addr) => {
+                    tried += 1;
+                    race.start(Some(addr), self.pipeline(addr, request, count, decode));
+                }
+                None if race.is_empty() => break,
+                None => {}
+            }
+            // What may happen only once is asked of one after the other.
+            let may_overtake = repeat == Repeat::Harmless && order.len() > 0;
+            let (answered, overtaken) = match race.next(may_overtake.then_some(self.config.failover_after)).await {
+                Event::Ended { outcome, overtaken } => (outcome, overtaken),
+                Event::Stalled => continue,
+            };
+            match answered {
+                Ok(answers) => {
+                    let mut health = self.health.lock();
+                    overtaken.into_iter().for_each(|slow| health.failed(slow, Instant::now()));
+                    return Ok(answers);
+                }
                 // It may have happened: what another tracker says of it would hide that.
                 Err(error) if repeat == Repeat::Never && error.outcome_unknown() => return Err(error),
                 Err(error) if error.is_of_server() => failure = Some(error),
@@ -211,6 +237,13 @@ impl Shared {
         let answer =
             self.ask(Question::any(Command::QueryFetchAll, &message).about(id.group), FetchAll::decode).await?;
         Ok(answer.servers.iter().filter_map(|server| server.socket_addr()).collect())
+    }
+
+    /// The members of a group.
+    pub(crate) async fn ask_members(&self, group: &GroupName) -> Result<Members, Error> {
+        let message = StorageQuery { group: *group, id: StorageId::default() };
+        let question = Question::any(Command::ListStorage, &message).about(*group);
+        Ok(Members::of(&self.ask(question, StorageList::decode).await?.0))
     }
 
     /// The storage that takes changes to the file.

@@ -1,7 +1,8 @@
 //! New files: uploads, appender uploads, slave uploads.
 //!
 //! An upload goes to the storage the tracker chose. When that one fails (or has no space) another storage is tried: of
-//! the same group first, then of other groups, unless a group was asked for. Every try makes a file of its own, so the worst a
+//! the same group first, then of other groups, unless a group was asked for. A storage that stops moving and does not answer
+//! a probe either is left behind; only when all others have failed too is it waited for. Every try makes a file of its own, so the worst a
 //! try can leave behind is a file that nobody knows the name of.
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use crate::content::Content;
 use crate::error::{Error, Server};
 use crate::exchange::{Repeat, Request};
 use crate::routes::StoreTarget;
+use crate::watch::Watch;
 
 /// Answers to "where to upload" fetched at once. Enough to spread over groups, storages and paths as the tracker would,
 /// few enough to be one packet.
@@ -74,7 +76,7 @@ impl Client {
         mut content: Content<'_>,
         ext: &ExtName,
     ) -> Result<FileId, Error> {
-        self.shared.store_at(Command::UploadFile, storage, store_path, &mut content, ext).await
+        self.shared.store_at(Command::UploadFile, (storage, store_path), &mut content, ext, Watch::Never).await
     }
 
     /// Stores `content` as a slave of `master`: a file named after it, in the same group.
@@ -97,7 +99,7 @@ impl Client {
         let mut head = Vec::with_capacity(192);
         frame_head(Command::UploadSlaveFile, &message, content.len(), &mut head);
         let request = Request::new(Command::UploadSlaveFile, &head, Repeat::Never).about(master);
-        let answer = self.shared.change(master, request, &mut content).await?;
+        let answer = self.shared.change(master, request, &mut content, self.hasty).await?;
         self.shared.finish(answer, FileId::decode).await
     }
 
@@ -109,9 +111,12 @@ impl Client {
         let mut alternatives: Option<VecDeque<StoreTarget>> = None;
         let mut failed = Vec::new();
         let mut asked_again = !cached;
+        // A stream cannot be sent again once it was begun.
+        let mut watch = if content.repeatable() { Watch::Always } else { Watch::Untouched };
+        let mut hung = None;
         loop {
             let path = (target.store_path != StoreTarget::ANY_PATH).then_some(target.store_path);
-            let error = match shared.store_at(command, target.addr, path, &mut content, ext).await {
+            let error = match shared.store_at(command, (target.addr, path), &mut content, ext, watch).await {
                 Ok(id) => return Ok(id),
                 Err(error) => error,
             };
@@ -132,21 +137,28 @@ impl Client {
                 _ => return Err(error),
             }
             tracing::debug!(storage = %target.addr, %error, "upload failed, looking for another storage");
+            if matches!(error, Error::Hung { .. }) {
+                hung.get_or_insert(target);
+            }
             if !matches!(error, Error::Busy { .. }) {
                 shared.routes.lock().forget_storage(target.addr);
             }
             failed.push(target.addr);
-            if failed.len() >= TRIES {
+            if watch == Watch::Never {
                 return Err(error);
             }
             let known = match &mut alternatives {
                 Some(known) => known,
                 None => alternatives.insert(shared.alternatives(group, first.group).await),
             };
-            match next_alternative(known, &failed) {
+            match next_alternative(known, &failed).filter(|_| failed.len() < TRIES) {
                 Some(next) => target = next,
-                // The storage's own error says more than "nothing else found".
-                None => return Err(error),
+                // Nobody takes it: then the one that may still come back gets all the time there is.
+                None => match hung {
+                    Some(hung) => (target, watch) = (hung, Watch::Never),
+                    // The storage's own error says more than "nothing else found".
+                    None => return Err(error),
+                },
             }
         }
     }
@@ -179,12 +191,22 @@ impl Shared {
     fn known_target(&self, group: Option<GroupName>) -> Option<(StoreTarget, bool)> {
         let now = Instant::now();
         let health = self.health.lock();
-        let pick = self.routes.lock().pick_target(group, |addr| health.usable(addr, now), now)?;
+        let pick = self.routes.lock().pick_target(group, |addr| health.usable(addr), now)?;
         Some((pick.target, pick.renew))
     }
 
     async fn fetch_targets(&self, group: Option<GroupName>) -> Result<(), Error> {
-        let targets = self.ask_targets(group, TARGETS).await?;
+        let mut targets = self.ask_targets(group, TARGETS).await?;
+        self.look_after(targets.iter().map(|target| Server::storage(target.addr)));
+        // A tracker notices late that a storage is gone, and some give all uploads to one storage.
+        if !targets.iter().any(|target| self.health.lock().usable(target.addr)) {
+            let others = self.alternatives(group, targets[0].group).await;
+            let health = self.health.lock();
+            let usable: Vec<_> = others.into_iter().filter(|target| health.usable(target.addr)).collect();
+            if !usable.is_empty() {
+                targets = usable;
+            }
+        }
         self.routes.lock().learn_targets(group, targets, Instant::now());
         Ok(())
     }
@@ -202,25 +224,24 @@ impl Shared {
                 }
             }
         }
-        let now = Instant::now();
+        self.look_after(targets.iter().map(|target| Server::storage(target.addr)));
         let health = self.health.lock();
-        let (usable, avoided): (Vec<_>, Vec<_>) =
-            targets.into_iter().partition(|target| health.usable(target.addr, now));
+        let (usable, avoided): (Vec<_>, Vec<_>) = targets.into_iter().partition(|target| health.usable(target.addr));
         usable.into_iter().chain(avoided).collect()
     }
 
     async fn store_at(
         &self,
         command: Command,
-        storage: SocketAddr,
-        store_path: Option<u8>,
+        (storage, store_path): (SocketAddr, Option<u8>),
         content: &mut Content<'_>,
         ext: &ExtName,
+        watch: Watch,
     ) -> Result<FileId, Error> {
         let mut head = Vec::with_capacity(32);
         frame_head(command, &UploadHead { store_path, size: content.len(), ext: *ext }, content.len(), &mut head);
         let request = Request::new(command, &head, Repeat::Harmless);
-        let answer = self.exchange(Server::storage(storage), request, content).await?;
+        let answer = self.exchange_watched(Server::storage(storage), request, content, watch).await?;
         let id = self.finish(answer, FileId::decode).await?;
         self.routes.lock().learn_source(&id, storage, Instant::now());
         Ok(id)

@@ -96,7 +96,7 @@ fn on_disk(size: u64) -> u64 {
 }
 
 /// The name of a cache file. Group names and file names have no `+` in them.
-fn name_of(file_id: &str) -> Arc<str> {
+pub(crate) fn name_of(file_id: &str) -> Arc<str> {
     file_id.replace('/', "+").into()
 }
 

@@ -1,6 +1,7 @@
 //! The remote that is a FastDFS cluster.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -51,11 +52,12 @@ impl Remote for Cluster {
     }
 
     async fn append(&self, appender: &str, file: &Arc<File>, range: Range<u64>) -> Result<(), ContentError> {
-        Ok(self.client.append_file(&parse(appender)?, file, range).await?)
+        // Hasty, since the content can be stored elsewhere from the start.
+        Ok(self.client.hasty().append_file(&parse(appender)?, file, range).await?)
     }
 
     async fn finish_appender(&self, appender: &str) -> Result<String, ContentError> {
-        Ok(self.client.regenerate(&parse(appender)?).await?.to_string())
+        Ok(self.client.hasty().regenerate(&parse(appender)?).await?.to_string())
     }
 
     async fn read(&self, file_id: &str, range: Range<u64>) -> Result<Bytes, ContentError> {
@@ -69,17 +71,55 @@ impl Remote for Cluster {
         if bytes.len() as u64 == len { Ok(bytes) } else { Err(shorter(file_id)) }
     }
 
+    async fn read_checked(
+        &self,
+        file_id: &str,
+        range: Range<u64>,
+        check: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> Result<Bytes, ContentError> {
+        if self.disk.is_some()
+            && let Ok(bytes) = self.read(file_id, range.clone()).await
+            && check(&bytes)
+        {
+            return Ok(bytes);
+        }
+        let len = range.end - range.start;
+        Ok(self.client.download_checked(&parse(file_id)?, range.start, len, check).await?)
+    }
+
+    async fn copies(&self, file_id: &str) -> Result<Vec<SocketAddr>, ContentError> {
+        Ok(self.client.copies(&parse(file_id)?).await?)
+    }
+
+    async fn download_from(
+        &self,
+        copy: SocketAddr,
+        file_id: &str,
+        range: Range<u64>,
+    ) -> Result<Self::Download, ContentError> {
+        let len = range.end - range.start;
+        let download = self.client.download_from(copy, &parse(file_id)?, range.start, len).await?;
+        if download.len() == len { Ok(ClusterDownload::Network(Box::new(download))) } else { Err(shorter(file_id)) }
+    }
+
+    fn distrust(&self, copy: SocketAddr, file_id: &str) {
+        if let Ok(id) = parse(file_id) {
+            self.client.distrust(&id, copy);
+        }
+    }
+
     async fn download(&self, file_id: &str, range: Range<u64>) -> Result<Self::Download, ContentError> {
         if let Some(local) = self.disk.as_ref().and_then(|disk| disk.read(file_id, range.clone())) {
             return Ok(ClusterDownload::Local(local));
         }
         let len = range.end - range.start;
-        let download = self.client.download(&parse(file_id)?, range.start, len).await?;
+        let download = self.client.download_exact(&parse(file_id)?, range.start, len).await?;
         if download.len() == len { Ok(ClusterDownload::Network(Box::new(download))) } else { Err(shorter(file_id)) }
     }
 
     async fn delete(&self, file_id: &str) -> Result<(), ContentError> {
-        match self.client.delete(&parse(file_id)?).await {
+        // Hasty, since a deletion can be made again.
+        match self.client.hasty().delete(&parse(file_id)?).await {
             Err(error) if error.is_not_found() => Ok(()),
             deleted => Ok(deleted?),
         }
@@ -145,6 +185,7 @@ impl From<Error> for ContentError {
             Error::NoTracker { last, .. } if matches!(*last, Error::Timeout { .. }) => ContentError::Timeout(detail),
             Error::NoStorage { .. }
             | Error::Unreachable { .. }
+            | Error::Hung { .. }
             | Error::Disconnected { .. }
             | Error::Resolve { .. }
             | Error::NoTracker { .. } => ContentError::Unreachable(detail),

@@ -16,6 +16,7 @@
 //! | `reading` | stored content being read: readahead, verification |
 //! | `cache` | stored content on the local disk |
 //! | `remote`, `cluster`, `disk` | the cluster: what is needed of it; over the FastDFS client; past it, where its files are on this host |
+//! | `sums` | checksums of the parts of large contents |
 //! | `store` | all of that put together over one runtime |
 //! | [`memory`] | a store in memory, with faults and delays, for tests of the tree |
 
@@ -30,6 +31,7 @@ mod remote;
 mod sizes;
 mod staging;
 mod store;
+mod sums;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -49,6 +50,28 @@ pub trait Remote: Send + Sync + 'static {
 
     /// Reads a range, which must not be empty, into one piece of memory.
     fn read(&self, file_id: &str, range: Range<u64>) -> impl Future<Output = Result<Bytes, ContentError>> + Send;
+
+    /// Reads a range, from the first copy that passes `check`.
+    fn read_checked(
+        &self,
+        file_id: &str,
+        range: Range<u64>,
+        check: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> impl Future<Output = Result<Bytes, ContentError>> + Send;
+
+    /// The storages that may have a copy of the file, the likely ones first.
+    fn copies(&self, file_id: &str) -> impl Future<Output = Result<Vec<SocketAddr>, ContentError>> + Send;
+
+    /// Begins to receive a range, which must not be empty, from one of the [copies](Remote::copies).
+    fn download_from(
+        &self,
+        copy: SocketAddr,
+        file_id: &str,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Self::Download, ContentError>> + Send;
+
+    /// One of the copies is damaged: it is not to be read while there are others.
+    fn distrust(&self, copy: SocketAddr, file_id: &str);
 
     /// Begins to receive a range, which must not be empty.
     fn download(

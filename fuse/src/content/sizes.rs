@@ -15,6 +15,8 @@ pub(crate) struct Sizes {
     pub(crate) merge: u64,
     /// Length of the buffers for what is read ahead.
     pub(crate) chunk: u64,
+    /// Length of the parts of large contents that have a checksum of their own.
+    pub(crate) part: u64,
 }
 
 impl Default for Sizes {
@@ -32,6 +34,8 @@ impl Default for Sizes {
             merge: 4 << 20,
             // As the largest FUSE request, so that most reads lie within one buffer.
             chunk: 1 << 20,
+            // The first read of a content waits for as much; see the first chunks of a stream.
+            part: 128 << 10,
         }
     }
 }

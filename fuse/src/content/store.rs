@@ -12,6 +12,7 @@ use super::disk::Disk;
 use super::reading::Readers;
 use super::remote::Remote;
 use super::sizes::Sizes;
+use super::sums::KnownSums;
 
 use super::staging::{Discard, Staging};
 use super::{Callback, ContentError, ContentStore, Kept, Object, Reader, Recovered, Space, Stage};
@@ -93,7 +94,8 @@ impl<R: Remote> Store<R> {
         };
         let handle = runtime.handle().clone();
         let discard = config.discard.unwrap_or_else(|| delete_at_once(&remote, &handle));
-        let readers = Readers::new(remote, handle, config.reading_memory, config.sizes, cache.clone());
+        let sums = KnownSums::open(&config.dir.join("sums"), config.sizes.part);
+        let readers = Readers::new(remote, handle, config.reading_memory, config.sizes, cache.clone(), sums);
         let staging =
             Staging::open(&config.dir.join("staging"), config.staging_memory, config.sizes, readers.clone(), discard)?;
         let store = Store {
@@ -201,9 +203,10 @@ impl<R: Remote> ContentStore for Store<R> {
     }
 
     fn remove(&self, file_id: &str, done: Callback<Result<(), ContentError>>) {
-        let (remote, cache, file_id) = (self.readers.remote().clone(), self.cache.clone(), file_id.to_owned());
+        let (readers, cache, file_id) = (self.readers.clone(), self.cache.clone(), file_id.to_owned());
         self.readers.runtime().spawn(async move {
-            let removed = remote.delete(&file_id).await;
+            let removed = readers.remote().delete(&file_id).await;
+            readers.sums().remove(&file_id);
             if let Some(cache) = cache {
                 cache.remove(&file_id);
             }

@@ -8,7 +8,7 @@ use fuser::{
 };
 
 use super::convert::{errno, file_attr};
-use crate::tree::Result;
+use crate::tree::{Opened, Result};
 
 /// How long the kernel may believe what it is told: as long as it likes. See the [module](super::super::kernel).
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -58,8 +58,11 @@ pub(super) fn absent() -> FileAttr {
     }
 }
 
-pub(super) fn keep_cache(flushes: bool) -> FopenFlags {
-    if flushes { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH }
+pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, !opened.doubtful);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !opened.flushes);
+    flags
 }
 
 pub(super) fn reply_xattr(operation: &'static str, result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {

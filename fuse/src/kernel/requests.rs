@@ -16,7 +16,7 @@ use fuser::{
 };
 
 use super::convert::{access, allocate, errno, file_attr, file_kind, file_type, set_time, unprivileged};
-use super::replies::{FOREVER, GENERATION, absent, keep_cache, reply_attr, reply_empty, reply_entry, reply_xattr};
+use super::replies::{FOREVER, GENERATION, absent, open_flags, reply_attr, reply_empty, reply_entry, reply_xattr};
 use crate::tree::{Caller, Changes, Core, Fh, Result, Seek, Statistics, TreeError, Written};
 
 /// Largest write the kernel sends in one request, and largest read it asks for.
@@ -202,7 +202,7 @@ impl Filesystem for Requests {
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.tree.open(ino(number), access(flags, request.uid())) {
-            Ok(opened) => reply.opened(FileHandle(opened.fh.0), keep_cache(opened.flushes)),
+            Ok(opened) => reply.opened(FileHandle(opened.fh.0), open_flags(&opened)),
             Err(error) => reply.error(errno("open", &error)),
         }
     }
@@ -221,7 +221,7 @@ impl Filesystem for Requests {
         match self.tree.create(ino(parent), name.as_bytes(), mode & 0o7777, caller(request), access) {
             Ok((attr, opened)) => {
                 let handle = FileHandle(opened.fh.0);
-                reply.created(&FOREVER, &file_attr(&attr), GENERATION, handle, keep_cache(opened.flushes));
+                reply.created(&FOREVER, &file_attr(&attr), GENERATION, handle, open_flags(&opened));
             }
             Err(error) => reply.error(errno("create", &error)),
         }

@@ -41,6 +41,8 @@ pub struct Opened {
     pub fh: Fh,
     /// Whether a flush of this handle can have anything to do.
     pub flushes: bool,
+    /// Whether what was read before may have been wrong, so that none of it is to be used again.
+    pub doubtful: bool,
 }
 
 /// How a write came about.
@@ -111,7 +113,7 @@ impl Core {
             wrote: AtomicU64::new(0),
             reader: Mutex::new(None),
         });
-        Ok(Opened { fh, flushes: access.write || access.truncate })
+        Ok(Opened { fh, flushes: access.write || access.truncate, doubtful: self.doubtful.lock().remove(&ino) })
     }
 
     fn cut(&self, handle: &FileHandle, state: &mut State, kill_suid: bool) -> Result<()> {
@@ -180,7 +182,11 @@ impl Core {
         match reader {
             Ok(Some((OpenReader { reader, pin, .. }, len))) => {
                 self.mark_read(handle);
+                let (doubtful, ino) = (self.doubtful.clone(), handle.inode.ino);
                 let done = move |result: std::result::Result<&[u8], ContentError>| {
+                    if let Err(ContentError::Corrupt(_)) = &result {
+                        doubtful.lock().insert(ino);
+                    }
                     done(result.map_err(TreeError::from));
                     drop(pin);
                 };

@@ -31,10 +31,12 @@ mod stage;
 mod worker;
 mod xattr;
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use fdfs_index::Index;
+use fdfs_index::{Index, Ino};
+use parking_lot::Mutex;
 
 pub use attr::{Changes, SetTime};
 pub use data::{Access, Opened, Written};
@@ -110,6 +112,8 @@ pub struct Core {
     pub(crate) remembered: remembered::Remembered,
     pub(crate) retries: Arc<retry::Retries>,
     pub(crate) collector: Arc<garbage::Collector>,
+    /// Inodes of which damaged content may have been read; until the next open.
+    pub(crate) doubtful: Arc<Mutex<HashSet<Ino>>>,
 }
 
 impl Deref for Tree {
@@ -132,6 +136,7 @@ impl Tree {
             remembered: Default::default(),
             retries: Arc::default(),
             collector: Arc::default(),
+            doubtful: Arc::default(),
             options,
         });
         core.recover()?;

@@ -4,15 +4,19 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fdfs_protocol::file_id::{NameBlock, NewName, SizeField, Source};
-use fdfs_protocol::stat::GroupRecord;
+use fdfs_protocol::stat::{GroupRecord, StorageRecord, StorageStatus};
 use fdfs_protocol::storage as wire;
-use fdfs_protocol::tracker::{Endpoint, FetchAll, FetchOne, FileQuery, GroupList, GroupQuery, StoreAll, StoreOne};
+use fdfs_protocol::tracker::{
+    Endpoint, FetchAll, FetchOne, FileQuery, GroupList, GroupQuery, StorageQuery, StoreAll, StoreOne,
+};
 use fdfs_protocol::{Command, Encode, ExtName, FileId, GroupName, HEADER_LEN, Header, IpSize, RemoteName, Status};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// A request as it arrived.
@@ -67,6 +71,10 @@ pub enum Fault {
     Reply(Reply),
     /// This reply when the header has come, then the connection is closed with the body unread.
     Early(Status),
+    /// The whole server hangs when the header has come, as one that is stopped: see [`Fake::hang`].
+    Hang,
+    /// The answer is a while in coming; other connections are served meanwhile.
+    Slow(Duration),
 }
 
 struct State {
@@ -74,6 +82,7 @@ struct State {
     faults: Mutex<VecDeque<(Command, Fault)>>,
     log: Mutex<Vec<Received>>,
     connections: AtomicUsize,
+    hung: watch::Sender<bool>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -96,6 +105,7 @@ impl Fake {
             faults: Mutex::default(),
             log: Mutex::default(),
             connections: AtomicUsize::new(0),
+            hung: watch::Sender::new(false),
             tasks: Mutex::default(),
         });
         let accept = tokio::spawn(accept(listener, Arc::clone(&state))).abort_handle();
@@ -110,6 +120,16 @@ impl Fake {
     /// The next request with `command` that finds no earlier fault meets this one.
     pub fn fail(&self, command: Command, fault: Fault) {
         self.state.faults.lock().push_back((command, fault));
+    }
+
+    /// From now on nothing is answered, though connections are made: what a client sees of a process that is stopped.
+    pub fn hang(&self) {
+        self.state.hung.send_replace(true);
+    }
+
+    /// Ends that: what came meanwhile is answered late.
+    pub fn go_on(&self) {
+        self.state.hung.send_replace(false);
     }
 
     /// Faults not met yet are not met any more.
@@ -175,6 +195,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) -> Option<()> {
         let mut head = [0; HEADER_LEN];
         stream.read_exact(&mut head).await.ok()?;
         let header = Header::decode(&head).ok()?;
+        state.hung.subscribe().wait_for(|hung| !hung).await.ok()?;
         let fault = {
             let mut faults = state.faults.lock();
             let position = faults.iter().position(|(command, _)| command.code() == header.cmd);
@@ -183,6 +204,14 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) -> Option<()> {
         if let Some(Fault::Early(status)) = fault {
             stream.write_all(&Header::failure(status).encode()).await.ok()?;
             return None;
+        }
+        match fault {
+            Some(Fault::Hang) => {
+                state.hung.send_replace(true);
+                state.hung.subscribe().wait_for(|hung| !hung).await.ok()?;
+            }
+            Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
+            _ => {}
         }
         let mut body = vec![0; usize::try_from(header.body_len).ok()?];
         stream.read_exact(&mut body).await.ok()?;
@@ -333,6 +362,11 @@ fn name_of(content: &[u8], ext: &ExtName, random: u32, appender: bool) -> Remote
     RemoteName::generate(&NewName { store_path: 0, directories: (0, 0), block, slot: None, ext, random })
 }
 
+/// A storage with a copy of one of `files`, as a replica after a transfer: each has its own.
+pub fn copy(files: &Files) -> Files {
+    Arc::new(Mutex::new(files.lock().clone()))
+}
+
 /// What a tracker knows: its groups and their storages.
 pub type Members = Arc<Mutex<Vec<(GroupName, Vec<SocketAddr>)>>>;
 
@@ -342,12 +376,32 @@ pub fn members(storages: &[SocketAddr]) -> Members {
 
 /// Starts a tracker that knows `members` and takes their storages in turn.
 pub async fn tracker(members: &Members) -> Fake {
-    let members = Arc::clone(members);
-    let turn = AtomicUsize::new(0);
-    Fake::start(move |request| answer(&members, &turn, request)).await
+    tracker_believing(members, |storages| storages.to_vec()).await
 }
 
-fn answer(members: &Members, turn: &AtomicUsize, request: &Received) -> Reply {
+/// Starts a tracker that has its own belief about which storages of a group have a file, take changes, and come first
+/// for uploads.
+pub async fn tracker_believing(
+    members: &Members,
+    believed: impl Fn(&[SocketAddr]) -> Vec<SocketAddr> + Send + Sync + 'static,
+) -> Fake {
+    let members = Arc::clone(members);
+    let turn = AtomicUsize::new(0);
+    Fake::start(move |request| match request.command() {
+        Command::QueryFetchAll
+        | Command::QueryFetchOne
+        | Command::QueryUpdate
+        | Command::QueryStoreWithoutGroupOne
+        | Command::QueryStoreWithGroupOne => {
+            let known = members.lock().iter().map(|(group, storages)| (*group, believed(storages))).collect();
+            answer(&Mutex::new(known), &turn, request)
+        }
+        _ => answer(&members, &turn, request),
+    })
+    .await
+}
+
+fn answer(members: &Mutex<Vec<(GroupName, Vec<SocketAddr>)>>, turn: &AtomicUsize, request: &Received) -> Reply {
     let members = members.lock();
     let none = Reply::Status(Status::ENOENT);
     let of = |group: GroupName| members.iter().find(|(name, storages)| *name == group && !storages.is_empty());
@@ -380,6 +434,19 @@ fn answer(members: &Members, turn: &AtomicUsize, request: &Received) -> Reply {
         Command::QueryFetchAll => {
             let Some((group, storages)) = of(FileQuery::decode(&request.body).unwrap().group) else { return none };
             FetchAll { group: *group, servers: endpoints(storages) }.encode(IpSize::V4, &mut body);
+        }
+        Command::ListStorage => {
+            let Some((_, storages)) = of(StorageQuery::decode(&request.body).unwrap().group) else { return none };
+            for storage in storages {
+                let blank = vec![0; StorageRecord::len(IpSize::V4)];
+                let record = StorageRecord {
+                    status: StorageStatus::Active,
+                    ip: storage.ip().into(),
+                    port: storage.port(),
+                    ..StorageRecord::decode(&blank, IpSize::V4).unwrap()
+                };
+                record.encode(IpSize::V4, &mut body);
+            }
         }
         Command::ListAllGroups => {
             let record = |(name, storages): &(GroupName, Vec<SocketAddr>)| GroupRecord {

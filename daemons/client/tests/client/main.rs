@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, its helpers too")]
 
 mod cluster;
+mod failover;
 mod fake;
 mod faults;
 mod operations;

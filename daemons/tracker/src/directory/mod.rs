@@ -11,6 +11,8 @@
 
 pub mod answer;
 pub mod locate;
+#[cfg(test)]
+mod model;
 pub mod name;
 pub mod upload;
 

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `small` | contents fetched as a whole and verified before the first byte is given out |
 //! | `stream` | readahead of larger contents read in sequence |
+//! | `check` | whether they are what they should be, part by part, and the search for a copy that is |
 //! | `local` | contents that lie in a local file |
 //! | `buffers` | memory for what is read ahead, under one budget |
 //!
 //! Reads that are not in sequence are range downloads of their own, any number of them at the same time.
 
 mod buffers;
+mod check;
 mod local;
 mod small;
 mod stream;
@@ -28,6 +30,7 @@ use self::stream::Stream;
 use super::cache::Cache;
 use super::remote::Remote;
 use super::sizes::Sizes;
+use super::sums::{KnownSums, Sums};
 use super::{ContentError, Fingerprint, Object, ReadDone, Reader};
 
 /// What all readers share.
@@ -36,6 +39,7 @@ pub(crate) struct Readers<R: Remote> {
     runtime: tokio::runtime::Handle,
     buffers: Arc<Buffers>,
     cache: Option<Arc<Cache>>,
+    sums: KnownSums,
     sizes: Sizes,
 }
 
@@ -47,8 +51,14 @@ impl<R: Remote> Readers<R> {
         memory: usize,
         sizes: Sizes,
         cache: Option<Arc<Cache>>,
+        sums: KnownSums,
     ) -> Arc<Readers<R>> {
-        Arc::new(Readers { remote, runtime, buffers: Buffers::new(memory, sizes.chunk as usize), cache, sizes })
+        Arc::new(Readers { remote, runtime, buffers: Buffers::new(memory, sizes.chunk as usize), cache, sums, sizes })
+    }
+
+    /// The checksums of the parts of large contents.
+    pub(crate) fn sums(&self) -> &KnownSums {
+        &self.sums
     }
 
     pub(crate) fn remote(&self) -> &Arc<R> {
@@ -88,6 +98,14 @@ struct Open<R: Remote> {
     local: OnceLock<Option<Arc<File>>>,
     /// Set once the content was found damaged: no byte of it is given out any more.
     damaged: OnceLock<ContentError>,
+}
+
+impl<R: Remote> Open<R> {
+    /// The checksums of the parts of the content, if they are known.
+    fn sums(&self) -> Option<Arc<Sums>> {
+        let stated = self.readers.remote.crc32(&self.object)?;
+        self.readers.sums.get(&self.object.file_id, self.object.size, stated)
+    }
 }
 
 /// One user's view of stored content.
@@ -166,7 +184,9 @@ impl<R: Remote> ObjectReader<R> {
         let stream = match &state.stream {
             Some(stream) if stream.covers(range.start) => stream.clone(),
             _ if in_sequence => {
-                let stream = Stream::new(range.start, self.open.readers.sizes.chunk);
+                // From the beginning of a part, so that the first one can be checked too.
+                let begin = range.start / self.open.readers.sizes.part * self.open.readers.sizes.part;
+                let stream = Stream::new(begin, self.open.readers.sizes.chunk);
                 if let Some(old) = state.stream.replace(stream.clone()) {
                     old.close();
                 }

@@ -9,9 +9,6 @@ use super::verify;
 use crate::content::remote::Remote;
 use crate::content::{ContentError, Object, ReadDone};
 
-/// How often a content that arrives damaged is asked for; replicas take turns in answering.
-const ATTEMPTS: u32 = 3;
-
 /// A small content, in memory from its first read until all of it has been read once.
 #[derive(Default)]
 pub(crate) struct Small(Mutex<State>);
@@ -75,21 +72,19 @@ impl Small {
     }
 }
 
-/// Fetches and verifies a content.
+/// Fetches a content, from the first storage that has it as it should be.
 pub(crate) async fn load<R: Remote>(remote: &R, object: &Object) -> Result<Bytes, ContentError> {
-    let mut attempt = 1;
-    loop {
-        let bytes = remote.read(&object.file_id, 0..object.size).await?;
-        match verify(object, remote.crc32(object), &bytes) {
-            Ok(()) => return Ok(bytes),
-            Err(error) if attempt == ATTEMPTS => {
-                tracing::error!(file_id = %object.file_id, "content is damaged on every replica that answered");
-                return Err(error);
-            }
-            Err(_) => {
-                tracing::warn!(file_id = %object.file_id, attempt, "content arrived damaged; asking again");
-                attempt += 1;
-            }
+    let stated = remote.crc32(object);
+    let check = |bytes: &[u8]| {
+        let good = verify(object, stated, bytes).is_ok();
+        if !good {
+            tracing::warn!(file_id = %object.file_id, "content arrived damaged; another storage is asked");
         }
+        good
+    };
+    let loaded = remote.read_checked(&object.file_id, 0..object.size, &check).await;
+    if let Err(ContentError::Corrupt(_)) = &loaded {
+        tracing::error!(file_id = %object.file_id, "content is damaged on every replica that answered");
     }
+    loaded
 }

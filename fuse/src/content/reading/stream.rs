@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::Open;
 use super::buffers::{Buffer, Grant};
+use super::check::Checked;
 use crate::content::remote::{Download, Remote};
 use crate::content::{ContentError, ReadDone};
 
@@ -124,7 +125,7 @@ impl Stream {
     }
 
     /// Waits until there is room to read on from `at`, and says how far. `None`: closed.
-    async fn room(&self, open: &Open<impl Remote>, at: u64) -> Option<(u64, Grant)> {
+    async fn room(&self, open: &Open<impl Remote>, checked: &Checked, at: u64) -> Option<(u64, Grant)> {
         loop {
             {
                 let state = self.state.lock();
@@ -134,7 +135,9 @@ impl Stream {
                 let (size, window) = (open.object.size, state.window());
                 // Ranges end on chunk boundaries, unless that leaves out what is waited for.
                 let limit = ((state.wanted + window) / self.chunk * self.chunk).max(state.wanted).min(size);
+                let limit = checked.whole_parts(limit, size);
                 let waited = state.waiting.iter().map(|(r, _)| r.end).max().unwrap_or(0);
+                let waited = checked.whole_parts(waited, size);
                 let enough = limit == size || limit.saturating_sub(at) >= window / 2;
                 if limit > at && (enough || waited > at) {
                     if let Some(grant) = open.readers.buffers.grant(limit - at) {
@@ -231,13 +234,11 @@ fn give(chunks: &[Arc<Chunk>], range: &Range<u64>, done: ReadDone) {
     }
 }
 
-/// Fetches for a stream until the end of the content, an error, or the end of its reader.
-///
-/// A content read from its beginning is checked against the CRC32 in its file ID before its last chunk is given out.
+/// Fetches for a stream until the end of the content, an error, or the end of its reader. What it gives out has been
+/// [checked](super::check), as far as it can be.
 pub(crate) async fn produce<R: Remote>(stream: &Stream, open: &Open<R>) {
     if let Err(error) = fetch_all(stream, open).await {
         if matches!(error, ContentError::Corrupt(_)) {
-            tracing::error!(file_id = %open.object.file_id, "content is damaged: the CRC32 in the file ID is another");
             let _ = open.damaged.set(error.clone());
         }
         stream.fail(&error);
@@ -247,29 +248,24 @@ pub(crate) async fn produce<R: Remote>(stream: &Stream, open: &Open<R>) {
 async fn fetch_all<R: Remote>(stream: &Stream, open: &Open<R>) -> Result<(), ContentError> {
     let (size, file_id) = (open.object.size, &open.object.file_id);
     let begin = stream.state.lock().start;
-    let stated = open.readers.remote.crc32(&open.object).filter(|_| begin == 0);
-    let mut crc = crc32fast::Hasher::new();
+    let mut checked = Checked::new(open, begin);
     let mut filling = open.readers.cache.as_ref().filter(|_| begin == 0).and_then(|c| c.begin(file_id, size));
     let mut at = begin;
     while at < size {
-        let Some((end, mut grant)) = stream.room(open, at).await else { return Ok(()) };
+        let Some((end, mut grant)) = stream.room(open, &checked, at).await else { return Ok(()) };
         let mut download = open.readers.remote.download(file_id, at..end).await?;
         while at < end {
             let boundary = (at / stream.chunk + 1) * stream.chunk;
             let len = (at - begin).max(stream.chunk / SHORTER).min(boundary.min(end) - at);
             let mut buffer = open.readers.buffers.take(len as usize, &mut grant);
             download.fill(buffer.bytes_mut()).await?;
-            if let Some(stated) = stated {
-                crc.update(buffer.bytes());
-                if at + len == size && crc.clone().finalize() != stated {
-                    return Err(ContentError::Corrupt(file_id.clone()));
+            for (start, buffer) in checked.add(open, at, buffer).await? {
+                filling = filling.and_then(|f| f.write(buffer.bytes()));
+                if !stream.push(start, buffer) {
+                    return Ok(());
                 }
             }
-            filling = filling.and_then(|f| f.write(buffer.bytes()));
             at += len;
-            if !stream.push(at - len, buffer) {
-                return Ok(());
-            }
         }
     }
     if let Some(filled) = filling {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Discard;
 use super::files::{APPENDER, StageFile};
 use crate::content::remote::Remote;
+use crate::content::sums::{KnownSums, Summing, Sums};
 use crate::content::{ContentError, ExtName, Fingerprint};
 
 /// Files are read for hashing in pieces that stay in the cache of a core.
@@ -20,9 +21,15 @@ const MOST_PER_REQUEST: u64 = 256 << 20;
 /// owner drops it (with [`abandon`](Prefix::abandon)) when they change.
 #[derive(Default)]
 pub(crate) struct Prefix {
-    hasher: Option<Box<blake3::Hasher>>,
+    hasher: Option<Box<Hashing>>,
     hashed: u64,
     appender: Option<Appender>,
+}
+
+/// What is computed of the bytes as they go by.
+struct Hashing {
+    fingerprint: blake3::Hasher,
+    sums: Summing,
 }
 
 /// An appender in the cluster that holds the first `sent` bytes.
@@ -34,11 +41,17 @@ struct Appender {
 
 impl Prefix {
     /// Hashes `file` as far as `end`.
-    pub(crate) async fn hash(&mut self, file: &Arc<StageFile>, end: u64) -> Result<(), ContentError> {
+    pub(crate) async fn hash(
+        &mut self,
+        file: &Arc<StageFile>,
+        end: u64,
+        known: &KnownSums,
+    ) -> Result<(), ContentError> {
         if self.hashed >= end && self.hasher.is_some() {
             return Ok(());
         }
-        let mut hasher = self.hasher.take().unwrap_or_default();
+        let begin = || Box::new(Hashing { fingerprint: blake3::Hasher::new(), sums: known.summing() });
+        let mut hasher = self.hasher.take().unwrap_or_else(begin);
         let (file, range) = (file.clone(), std::mem::replace(&mut self.hashed, 0)..end);
         let hashed = tokio::task::spawn_blocking(move || {
             let mut buf = vec![0; PIECE.min((range.end - range.start) as usize)];
@@ -46,7 +59,8 @@ impl Prefix {
             while at < range.end {
                 let part = buf.len().min((range.end - at) as usize);
                 file.read(&mut buf[..part], at)?;
-                hasher.update(&buf[..part]);
+                hasher.fingerprint.update(&buf[..part]);
+                hasher.sums.update(&buf[..part]);
                 at += part as u64;
             }
             Ok::<_, ContentError>(hasher)
@@ -58,7 +72,12 @@ impl Prefix {
 
     /// The fingerprint of what has been hashed.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
-        self.hasher.as_ref().map_or_else(|| Fingerprint::of(&[]), |h| Fingerprint::from(h.finalize()))
+        self.hasher.as_ref().map_or_else(|| Fingerprint::of(&[]), |h| Fingerprint::from(h.fingerprint.finalize()))
+    }
+
+    /// The checksums of what has been hashed.
+    pub(crate) fn sums(&self) -> Option<Sums> {
+        self.hasher.as_ref().map(|h| h.sums.clone().finish())
     }
 
     /// Whether there is an appender to stream to.
@@ -98,9 +117,11 @@ impl Prefix {
         file: &Arc<StageFile>,
         end: u64,
         extension: &ExtName,
+        known: &KnownSums,
     ) -> (Result<(), ContentError>, Result<(), ContentError>) {
         let mut appender = self.appender.take();
-        let outcome = tokio::join!(self.hash(file, end), Self::stream(&mut appender, remote, file, end, extension));
+        let outcome =
+            tokio::join!(self.hash(file, end, known), Self::stream(&mut appender, remote, file, end, extension));
         self.appender = appender;
         outcome
     }

@@ -71,10 +71,11 @@ fn give_back<R: Remote>(core: &Arc<Core<R>>, mut prefix: Prefix, epoch: Option<u
 async fn ahead<R: Remote>(core: &Core<R>, file: &Arc<StageFile>, end: u64, first: bool, prefix: &mut Prefix) {
     if !first && !prefix.streaming() {
         // A failure to read the staging file will come up again when it is sealed.
-        let _ = prefix.hash(file, end).await;
+        let _ = prefix.hash(file, end, core.staging.readers.sums()).await;
         return;
     }
-    let (_, streamed) = prefix.both(&*core.staging.remote, file, end, &core.extension()).await;
+    let sums = core.staging.readers.sums();
+    let (_, streamed) = prefix.both(&*core.staging.remote, file, end, &core.extension(), sums).await;
     if let Err(error) = streamed {
         tracing::info!(%error, "streaming given up; the file will be uploaded when it is closed");
         prefix.abandon(&core.staging.discard);
@@ -125,8 +126,9 @@ async fn seal_file<R: Remote>(
     known: Known,
 ) -> Result<Sealed, ContentError> {
     let staging = &core.staging;
+    let sums = staging.readers.sums();
     if prefix.streaming() {
-        let (hashed, streamed) = prefix.both(&*staging.remote, file, size, &core.extension()).await;
+        let (hashed, streamed) = prefix.both(&*staging.remote, file, size, &core.extension(), sums).await;
         if let Err(error) = streamed {
             prefix.abandon(&staging.discard);
             // Another attempt would double the time that a close takes with the cluster gone.
@@ -136,7 +138,7 @@ async fn seal_file<R: Remote>(
         }
         hashed?;
     } else {
-        prefix.hash(file, size).await?;
+        prefix.hash(file, size, sums).await?;
     }
     let fingerprint = prefix.fingerprint();
     if known(&fingerprint, size) {
@@ -148,6 +150,11 @@ async fn seal_file<R: Remote>(
         Some(Err(error @ ContentError::Timeout(_))) => return Err(error),
         Some(Err(_)) | None => staging.remote.upload(Body::File(file.file().clone(), size), &core.extension()).await?,
     };
+    if size > staging.sizes.small
+        && let Some(made) = prefix.sums()
+    {
+        sums.keep(&file_id, made);
+    }
     Ok(Sealed::Stored(Stored { file_id, fingerprint, size }))
 }
 

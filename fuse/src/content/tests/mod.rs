@@ -1,5 +1,6 @@
 //! The store against a model of it, over a cluster that fails.
 
+mod damage;
 mod reading;
 mod remote;
 mod staging;
@@ -13,7 +14,8 @@ use super::sizes::Sizes;
 use super::{Callback, ContentError, Reader, Sealed, Stage, Store, StoreConfig};
 
 /// Sizes at which every case comes up with a few kilobytes.
-const SIZES: Sizes = Sizes { small: 256, ahead_from: 1024, ahead_step: 256, ahead_most: 1024, merge: 128, chunk: 256 };
+const SIZES: Sizes =
+    Sizes { small: 256, ahead_from: 1024, ahead_step: 256, ahead_most: 1024, merge: 128, chunk: 256, part: 96 };
 
 fn store(dir: &Path, remote: &TestRemote, cache_size: u64) -> Store<TestRemote> {
     let discarded = remote.clone();

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -39,7 +40,18 @@ pub(crate) struct State {
     pub(crate) uploads: usize,
     pub(crate) appends: usize,
     pub(crate) downloads: usize,
+    /// Copies with one wrong byte, at this offset.
+    pub(crate) damaged: HashMap<SocketAddr, u64>,
+    pub(crate) distrusted: Vec<SocketAddr>,
+    turn: u8,
     next: u64,
+}
+
+/// Copies of each content.
+const COPIES: u8 = 3;
+
+pub(crate) fn copy(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, number], 23000))
 }
 
 /// Clones are the same cluster.
@@ -176,12 +188,51 @@ impl Remote for TestRemote {
     }
 
     async fn download(&self, file_id: &str, range: Range<u64>) -> Result<TestDownload, ContentError> {
+        // Any copy that is not known to be bad, in turn.
+        let copy = {
+            let mut state = self.state.lock();
+            state.turn = state.turn.wrapping_add(1);
+            let start = state.turn;
+            let copies = (0..COPIES).map(|i| copy(start.wrapping_add(i) % COPIES));
+            copies.clone().find(|copy| !state.distrusted.contains(copy)).unwrap_or(copy(start % COPIES))
+        };
+        self.download_from(copy, file_id, range).await
+    }
+
+    async fn read_checked(
+        &self,
+        file_id: &str,
+        range: Range<u64>,
+        check: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+    ) -> Result<Bytes, ContentError> {
+        for _ in 0..COPIES {
+            let bytes = self.read(file_id, range.clone()).await?;
+            if check(&bytes) {
+                return Ok(bytes);
+            }
+        }
+        Err(ContentError::Corrupt(file_id.into()))
+    }
+
+    async fn copies(&self, _: &str) -> Result<Vec<SocketAddr>, ContentError> {
+        Ok((0..COPIES).map(copy).collect())
+    }
+
+    async fn download_from(
+        &self,
+        copy: SocketAddr,
+        file_id: &str,
+        range: Range<u64>,
+    ) -> Result<TestDownload, ContentError> {
         assert!(!range.is_empty());
         let fate = self.fate(false).await;
         let mut state = self.state.lock();
         state.downloads += 1;
         let bytes = state.objects.get(file_id).ok_or_else(|| ContentError::NotFound(file_id.into()))?;
         let mut bytes = bytes[range.start as usize..range.end as usize].to_vec();
+        if let Some(at) = state.damaged.get(&copy).filter(|at| range.contains(at)) {
+            bytes[(at - range.start) as usize] ^= 1;
+        }
         match fate {
             Fate::Refused => return Err(failed()),
             // Breaks half-way.
@@ -190,6 +241,10 @@ impl Remote for TestRemote {
             Fate::Good | Fate::Late => {}
         }
         Ok(TestDownload(bytes))
+    }
+
+    fn distrust(&self, copy: SocketAddr, _: &str) {
+        self.state.lock().distrusted.push(copy);
     }
 
     async fn delete(&self, file_id: &str) -> Result<(), ContentError> {
