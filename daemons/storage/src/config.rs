@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context;
 use fdfs_protocol::config::{ConfigError, Ini, Section};
 use fdfs_protocol::peer::join::TrackerAddress;
-use fdfs_protocol::peer::report::MAX_GROUP_MEMBERS;
 use fdfs_protocol::{GroupName, StorageId};
 use fdfs_server::AllowHosts;
 
@@ -108,10 +107,6 @@ pub struct StorageConfig {
     pub access_log: Option<AccessLogConfig>,
     /// When changes are acknowledged.
     pub fsync: Fsync,
-    /// Members of the group, this one included, that have a change before it is acknowledged.
-    pub ack_members: usize,
-    /// Longest wait for those members.
-    pub ack_timeout: Duration,
     /// Changes pushed to another member at a time.
     pub sync_threads: usize,
     /// Changes pushed before the position is saved.
@@ -163,8 +158,6 @@ impl StorageConfig {
             check_store_path_mark: true,
             access_log: None,
             fsync: Fsync::Never,
-            ack_members: 1,
-            ack_timeout: Duration::from_secs(10),
             sync_threads: SYNC_THREADS,
             write_mark_every: 500,
             log_level: "info".into(),
@@ -237,8 +230,6 @@ impl StorageConfig {
                 "always" => Some(Fsync::Always),
                 _ => None,
             })?,
-            ack_members: s.number("ack_members", 1, 1..=MAX_GROUP_MEMBERS)?,
-            ack_timeout: secs("ack_timeout", 10, 1)?,
             sync_threads: sync_threads(&s)?,
             write_mark_every: s.number("write_mark_file_freq", 500, 1..=1_000_000)?,
             log_level: s.str("log_level").unwrap_or("info").to_owned(),

@@ -9,7 +9,6 @@
 //! | [`disk`] | directories, files, binlog, marks |
 //! | [`names`] | who changes which file; running checksums |
 //! | [`sync`] | pushing what changes here to the other storages |
-//! | [`acks`] | who waits for other storages to have a change |
 //! | [`synced`] | how far the changes of other storages have been applied |
 //! | [`report`] | what trackers are told |
 //! | [`counters`], [`access_log`] | what was done |
@@ -26,7 +25,6 @@
 //! `fsync_before_ack = always` both are on stable storage.
 
 pub mod access_log;
-pub mod acks;
 mod blocking;
 pub mod clock;
 pub mod config;

@@ -17,7 +17,6 @@ use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::access_log::AccessLog;
-use crate::acks::Acks;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
@@ -223,7 +222,6 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         binlog,
         counters: Counters::new(saved.stat),
         synced: Synced::default(),
-        acks: Acks::default(),
         names: Names::default(),
         syncer,
         access,

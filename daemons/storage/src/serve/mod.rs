@@ -42,7 +42,6 @@ use tokio::net::TcpStream;
 use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};
-use crate::acks::Acks;
 use crate::clock;
 use crate::counters::{Count, Counters};
 use crate::disk::binlog::Binlog;
@@ -99,8 +98,6 @@ pub struct Service {
     pub counters: Counters,
     /// How far the changes of the other storages have been applied.
     pub synced: Synced,
-    /// Who waits for other storages to have a change.
-    pub acks: Acks,
     /// Files being changed.
     pub names: Names,
     /// Makes changes durable before they are acknowledged, if that was asked for.

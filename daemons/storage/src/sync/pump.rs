@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::binlog::{Change, Record};
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::{RemoteName, StorageId};
 use tokio::sync::watch;
@@ -281,11 +281,7 @@ impl Pump {
         match job {
             Job::Record(record, ticket, end) => {
                 match result {
-                    Ok(Outcome::Done) => {
-                        if record.origin == Origin::Client {
-                            self.cluster.service.acks.done(end, self.id);
-                        }
-                    }
+                    Ok(Outcome::Done) => {}
                     Ok(outcome) => {
                         self.alarm(&record.name, &outcome);
                         self.set_aside(&record)?;
