@@ -280,31 +280,28 @@ impl Background {
             ask_until_known(&config, dial, group, port).await
         };
         let settled = settle(&config, &service, &init, dial, &identity, port).await;
-        let failed = settled.is_err();
-        let text = settled.as_ref().err().map(|e| format!("{e:#}"));
+        let alone = config.trackers.is_empty();
+        let count = config.trackers.len();
+        let cluster = Arc::new(Cluster::new(config, service, init, connections, port, up_time, dial, identity, active));
+        let started = settled.and_then(|()| {
+            Replication::start(cluster.clone()).context("cannot start the thread that pushes changes to other storages")
+        });
+        let text = started.as_ref().err().map(|e| format!("{e:#}"));
+        let (replication, settled) = match started {
+            Ok(replication) => (Some(replication), Ok(())),
+            Err(e) => (None, Err(e)),
+        };
         // Nobody waits any more if the tracker took its time.
         if ready.send(settled).is_err()
             && let Some(text) = text
         {
             error!("{text}");
         }
-        if failed {
-            return std::future::pending().await;
-        }
-        let alone = config.trackers.is_empty();
-        let count = config.trackers.len();
-        let cluster = Cluster::new(config, service, init, connections, port, up_time, dial, identity, active);
+        // Its thread runs as long as this does.
+        let Some(_replication) = replication else { return std::future::pending().await };
         if alone {
             cluster.active.set(true);
         }
-        let cluster = Arc::new(cluster);
-        let _replication = match Replication::start(cluster.clone()) {
-            Ok(replication) => Some(replication),
-            Err(e) => {
-                error!("cannot start the thread that pushes changes to other storages: {e}; they will not get any");
-                None
-            }
-        };
         let mut sessions = JoinSet::new();
         for index in 0..count {
             sessions.spawn(cluster.clone().attend(index));

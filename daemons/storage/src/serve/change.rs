@@ -118,10 +118,7 @@ impl Service {
     }
 
     pub(super) async fn truncate(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
-        let body = self.whole(conn).await?;
-        let request = Truncate::decode(body)?;
-        let len = body.len();
-        conn.consume(len);
+        let request = self.message(conn, Truncate::decode).await?;
         noted(self, note, &request.name);
         let place = self.place(&request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;

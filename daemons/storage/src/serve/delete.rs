@@ -82,10 +82,6 @@ impl Service {
 
     /// Reads a body that is a group and a name.
     pub(super) async fn file_request(&self, conn: &mut Conn<'_>) -> Result<FileRequest, Refusal> {
-        let body = self.whole(conn).await?;
-        let request = FileRequest::decode(body)?;
-        let len = body.len();
-        conn.consume(len);
-        Ok(request)
+        self.message(conn, FileRequest::decode).await
     }
 }

@@ -12,10 +12,7 @@ use crate::net::{Conn, SendError};
 
 impl Service {
     pub(super) async fn download(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
-        let body = self.whole(conn).await?;
-        let request = Download::decode(body)?;
-        let len = body.len();
-        conn.consume(len);
+        let request = self.message(conn, Download::decode).await?;
         noted(self, note, &request.name);
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;

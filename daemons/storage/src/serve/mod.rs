@@ -189,6 +189,19 @@ impl Service {
         }
     }
 
+    /// A request without file content, taken off the stream.
+    async fn message<M>(
+        &self,
+        conn: &mut Conn<'_>,
+        decode: impl FnOnce(&[u8]) -> Result<M, WireError>,
+    ) -> Result<M, Refusal> {
+        let body = self.whole(conn).await?;
+        let message = decode(body)?;
+        let len = body.len();
+        conn.consume(len);
+        Ok(message)
+    }
+
     fn own_group(&self, group: &GroupName) -> Result<(), Status> {
         if *group == self.settings.group { Ok(()) } else { Err(Status::EINVAL) }
     }

@@ -36,6 +36,14 @@ struct Origins<'a> {
     pusher: Option<&'a Pusher>,
 }
 
+impl Origins<'_> {
+    /// The binlog line of a change. Made before the change: a line that nobody could read is refused then.
+    fn line(&self, change: Change, name: &RemoteName) -> Result<Line, Status> {
+        let timestamp = self.timestamp;
+        Line::new(&Record { timestamp, origin: Origin::Replica, change, name: canonical(name)? })
+    }
+}
+
 impl Service {
     pub(super) async fn take_push(
         &self,
@@ -47,8 +55,7 @@ impl Service {
         let from = pusher.as_ref();
         match command {
             Command::ReportServerId => {
-                let ReportServerId { id } = ReportServerId::decode(self.whole(conn).await?)?;
-                conn.consume(fdfs_protocol::StorageId::LEN);
+                let ReportServerId { id } = self.message(conn, ReportServerId::decode).await?;
                 *pusher = Some(self.synced.source(id).ok_or(Status::EINVAL)?);
             }
             Command::SyncCreateFile => self.take_file(conn, flag, false, from).await?,
@@ -66,10 +73,7 @@ impl Service {
 
     /// Writes the record of a pushed change. `done`: the change cannot be taken back, so that the record is owed if it
     /// cannot be written now.
-    fn record_push(&self, origin: Origins<'_>, change: Change, name: &RemoteName, done: bool) -> Result<(), Status> {
-        let timestamp = origin.timestamp;
-        let record = Record { timestamp, origin: Origin::Replica, change, name: canonical(name)? };
-        let line = Line::new(&record)?;
+    fn record_push(&self, line: &Line, done: bool) -> Result<(), Status> {
         logged(match done {
             true => self.binlog.append_done(line.as_bytes()),
             false => self.binlog.append(line.as_bytes()),
@@ -106,15 +110,15 @@ impl Service {
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
         let origin = Origins { timestamp: head.timestamp, pusher };
-        let change = if replace { Change::Update } else { Change::Create };
+        let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
         if !with_content {
-            self.record_push(origin, change, &head.name, false)?;
+            self.record_push(&line, false)?;
             return self.had(conn, origin, Status::EEXIST).await;
         }
         self.counters.tried(Count::SyncInBytes, head.size);
         let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
         if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
-            self.record_push(origin, change, &head.name, false)?;
+            self.record_push(&line, false)?;
             return self.had(conn, origin, Status::EEXIST).await;
         }
         let mut incoming = self.begin_push(&place)?;
@@ -136,7 +140,7 @@ impl Service {
             other => place.try_on("name", |_| other).map(|()| true)?,
         };
         held.set_sum(is_appender(&head.name).then_some(Sum { hasher, size: head.size }));
-        if let Err(status) = self.record_push(origin, change, &head.name, !fresh) {
+        if let Err(status) = self.record_push(&line, !fresh) {
             if fresh {
                 warn_removed("a file without a record", &place.dir().full(&place.rel), place.dir().unlink(&place.rel));
             }
@@ -178,13 +182,11 @@ impl Service {
     }
 
     async fn take_delete(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
-        let body = self.whole(conn).await?;
-        let request = SyncDelete::decode(body)?;
-        let len = body.len();
-        conn.consume(len);
+        let request = self.message(conn, SyncDelete::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
         let origin = Origins { timestamp: request.timestamp, pusher };
+        let line = origin.line(Change::Delete, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         held.set_sum(None);
         let meta = match place.try_on("look at", |p| p.dir().meta(&p.rel, false)) {
@@ -196,7 +198,7 @@ impl Service {
         }
         self.can_record()?;
         self.unlink(&place, meta.size).await?;
-        self.record_push(origin, Change::Delete, &request.name, true)?;
+        self.record_push(&line, true)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
@@ -212,6 +214,11 @@ impl Service {
         let place = self.place(&head.name)?;
         let end = head.offset.checked_add(head.len).filter(|&end| end <= i64::MAX as u64).ok_or(Status::EINVAL)?;
         let origin = Origins { timestamp: head.timestamp, pusher };
+        let change = match modify {
+            true => Change::Modify { offset: head.offset, len: head.len },
+            false => Change::Append { offset: head.offset, len: head.len },
+        };
+        let line = origin.line(change, &head.name)?;
         self.counters.tried(Count::SyncInBytes, head.len);
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
         let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
@@ -240,11 +247,7 @@ impl Service {
             true => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
             false => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
         };
-        let change = match modify {
-            true => Change::Modify { offset: head.offset, len: head.len },
-            false => Change::Append { offset: head.offset, len: head.len },
-        };
-        let recorded = received.and_then(|()| Ok(self.record_push(origin, change, &head.name, false)?));
+        let recorded = received.and_then(|()| Ok(self.record_push(&line, false)?));
         if let Err(refusal) = recorded {
             shorten(&place, &file, &mut held, old.size);
             return Err(refusal);
@@ -260,13 +263,11 @@ impl Service {
     }
 
     async fn take_truncate(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
-        let body = self.whole(conn).await?;
-        let request = SyncTruncate::decode(body)?;
-        let len = body.len();
-        conn.consume(len);
+        let request = self.message(conn, SyncTruncate::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
         let origin = Origins { timestamp: request.timestamp, pusher };
+        let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
             Err(Status::EISDIR) => return Err(Status::EEXIST.into()),
@@ -279,8 +280,7 @@ impl Service {
         self.can_record()?;
         held.set_sum(None);
         place.try_on("truncate", |_| file.set_len(request.new_size))?;
-        let change = Change::Truncate { old: request.old_size, new: request.new_size };
-        self.record_push(origin, change, &request.name, true)?;
+        self.record_push(&line, true)?;
         self.settle(place.index, Some(file), None).await?;
         self.has(origin);
         Ok(())
@@ -290,6 +290,7 @@ impl Service {
         let request = self.two_names(conn).await?;
         let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
         let origin = Origins { timestamp: request.timestamp, pusher };
+        let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.names.hold(&request.name, self.settings.timeout).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
         if there(&place, false) || !there(&target, true) {
@@ -298,8 +299,7 @@ impl Service {
         }
         self.can_record()?;
         place.try_on("make the link", |p| p.dir().symlink(&target.dir().full(&target.rel), &p.rel))?;
-        let change = Change::Link { source: Some(canonical(&request.other)?) };
-        self.record_push(origin, change, &request.name, true)?;
+        self.record_push(&line, true)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
@@ -312,6 +312,7 @@ impl Service {
             return Err(Status::EINVAL.into());
         }
         let origin = Origins { timestamp: request.timestamp, pusher };
+        let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
         self.can_record()?;
         match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
@@ -319,17 +320,14 @@ impl Service {
             other => other?,
         }
         held.set_sum(None);
-        self.record_push(origin, Change::Rename { old: canonical(&request.other)? }, &request.name, true)?;
+        self.record_push(&line, true)?;
         self.settle(new.index, None, self.dir_to_settle(&new)?).await?;
         self.has(origin);
         Ok(())
     }
 
     async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {
-        let body = self.whole(conn).await?;
-        let request = SyncTwoNames::decode(body)?;
-        let len = body.len();
-        conn.consume(len);
+        let request = self.message(conn, SyncTwoNames::decode).await?;
         self.own_group(&request.group)?;
         Ok(request)
     }

@@ -35,10 +35,7 @@ const PIECE: u64 = 16 * 1024 * 1024;
 
 impl Service {
     pub(super) async fn regenerate(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
-        let body = self.whole(conn).await?;
-        let Regenerate { name: old } = Regenerate::decode(body)?;
-        let len = body.len();
-        conn.consume(len);
+        let Regenerate { name: old } = self.message(conn, Regenerate::decode).await?;
         super::noted(self, note, &old);
         let source = self.membership()?.source;
         let place = self.place(&old)?;

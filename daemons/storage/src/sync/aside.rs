@@ -42,7 +42,10 @@ pub struct Aside {
     order: BTreeSet<(Instant, RemoteName)>,
     /// Lines in the file.
     lines: usize,
-    file: Option<File>,
+    /// Lines were added to it, and are not known to be on stable storage.
+    added: Option<File>,
+    /// It says more than it need, or less than it must: to be written anew.
+    stale: bool,
 }
 
 impl Aside {
@@ -65,12 +68,7 @@ impl Aside {
             }
         }
         let order = names.iter().map(|(name, entry)| (entry.due, *name)).collect();
-        let mut aside = Aside { path, names, order, lines, file: None };
-        if !text.is_empty() && !text.ends_with(b"\n") {
-            // A line behind a piece of one would be part of it.
-            aside.rewrite();
-        }
-        Ok(aside)
+        Ok(Aside { path, names, order, lines, added: None, stale: false })
     }
 
     /// How many names there are.
@@ -104,25 +102,67 @@ impl Aside {
 
     fn write(&mut self, name: &RemoteName, timestamp: u32) -> io::Result<()> {
         let mut append = || {
-            let mut file = match self.file.take() {
+            let mut file = match self.added.take() {
                 Some(file) => file,
                 None => OpenOptions::new().create(true).append(true).open(&self.path)?,
             };
-            file.write_all(line(name, timestamp).as_bytes())?;
+            // A full disk, or the end of the process, may have left a piece of a line before.
+            file.write_all(format!("\n{}", line(name, timestamp)).as_bytes())?;
             Ok(file)
         };
-        self.file = Some(append().map_err(|e: io::Error| named(&self.path, &e))?);
+        self.added = Some(append().map_err(|e: io::Error| named(&self.path, &e))?);
         self.lines += 1;
         Ok(())
     }
 
-    /// Puts what was added on stable storage, before a position is saved that relies on it.
+    /// Puts the names on stable storage, before a position is saved that relies on it. Lines of names that are settled
+    /// are no harm: those are tried once more after a restart.
     ///
     /// # Errors
     /// What the system reported.
     pub async fn sync(&mut self) -> io::Result<()> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        blocking::run(move || file.sync_data()).await.map_err(|e| named(&self.path, &e))
+        match self.unsaved() {
+            Some(save) => self.saved(blocking::run(save).await),
+            None => Ok(()),
+        }
+    }
+
+    /// [`sync`](Aside::sync) on this thread.
+    ///
+    /// # Errors
+    /// As [`sync`](Aside::sync).
+    pub fn sync_now(&mut self) -> io::Result<()> {
+        match self.unsaved() {
+            Some(save) => self.saved(save()),
+            None => Ok(()),
+        }
+    }
+
+    fn unsaved(&mut self) -> Option<impl FnOnce() -> io::Result<()> + Send + 'static> {
+        let added = self.added.take();
+        if added.is_none() && !self.stale {
+            return None;
+        }
+        let text: Option<String> =
+            self.stale.then(|| self.names.iter().map(|(name, entry)| line(name, entry.timestamp)).collect());
+        if text.is_some() {
+            self.lines = self.names.len();
+        }
+        let path = self.path.clone();
+        Some(move || match (text, added) {
+            (Some(text), _) if text.is_empty() => std::fs::remove_file(&path).or_else(|e| match e.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            }),
+            (Some(text), _) => replace_file(&path, text.as_bytes()),
+            (None, Some(file)) => file.sync_data(),
+            (None, None) => Ok(()),
+        })
+    }
+
+    fn saved(&mut self, result: io::Result<()>) -> io::Result<()> {
+        self.stale = result.is_err();
+        result.map_err(|e| named(&self.path, &e))
     }
 
     /// A name whose time has come, with the time of its change.
@@ -152,26 +192,7 @@ impl Aside {
         if let Some(entry) = self.names.remove(name) {
             self.order.remove(&(entry.due, *name));
         }
-        if self.names.is_empty() || self.lines > 2 * self.names.len() + 1000 {
-            self.rewrite();
-        }
-    }
-
-    /// A file with names that are settled is no harm: they are tried once more after a restart.
-    fn rewrite(&mut self) {
-        self.file = None;
-        let text: String = self.names.iter().map(|(name, entry)| line(name, entry.timestamp)).collect();
-        let written = match text.is_empty() {
-            true => std::fs::remove_file(&self.path).or_else(|e| match e.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                _ => Err(named(&self.path, &e)),
-            }),
-            false => replace_file(&self.path, text.as_bytes()),
-        };
-        match written {
-            Ok(()) => self.lines = self.names.len(),
-            Err(e) => warn!("{e}"),
-        }
+        self.stale |= self.names.is_empty() || self.lines > 2 * self.names.len() + 1000;
     }
 }
 
@@ -201,13 +222,22 @@ mod tests {
         aside.add(name(1), 90, now).unwrap();
         aside.add(name(2), 101, now).unwrap();
         aside.sync().await.unwrap();
+        // A piece of a line is nobody's, and spoils no other.
+        std::fs::write(&path, [&std::fs::read(&path).unwrap()[..], b"102 U M00"].concat()).unwrap();
+        aside.add(name(3), 102, now).unwrap();
         let mut again = Aside::open(path.clone(), now).unwrap();
+        assert!(again.contains(&name(3)));
+        again.settled(&name(3));
         assert_eq!((again.len(), again.due(now, |_| true)), (2, Some((name(1), 100))));
         assert_eq!(again.due(now, |n| *n != name(1)), Some((name(2), 101)));
         again.settled(&name(1));
         assert!(!again.contains(&name(1)) && again.contains(&name(2)));
         again.settled(&name(2));
+        again.sync().await.unwrap();
         assert!(again.is_empty() && !path.exists());
+        again.add(name(4), 103, now).unwrap();
+        again.sync_now().unwrap();
+        assert!(Aside::open(path, now).unwrap().contains(&name(4)));
     }
 
     #[test]

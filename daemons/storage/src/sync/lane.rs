@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdfs_protocol::binlog::{Change, Origin, Record};
-use fdfs_protocol::header::{self, HEADER_LEN, Header};
+use fdfs_protocol::header::{self, Header};
 use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
 };
@@ -249,7 +249,13 @@ impl Lane {
         let Some(other) = source.or_else(|| self.service.store.link_target(whole.name)) else { return Ok(()) };
         let group = self.service.settings.group;
         let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other };
-        self.simple(Command::SyncCreateLink, &message).await
+        self.simple(Command::SyncCreateLink, &message).await?;
+        // A peer that does not have what is linked to makes no link, and says nothing.
+        let checkable = whole.name.as_bytes().len() >= FileInfo::MIN_NAME && self.meta(whole.name, true)?.is_some();
+        if checkable && self.info(whole.name, NO_CRC).await?.is_none() {
+            return Err(Stop::Outcome(Outcome::Refused(Command::SyncCreateLink, Status::ENOENT)));
+        }
+        Ok(())
     }
 
     async fn rename(&mut self, origin: Origin, whole: Whole<'_>, old: RemoteName) -> Result<(), Stop> {
@@ -388,7 +394,6 @@ async fn answer(conn: &mut Conn<'_>) -> Result<(Status, Vec<u8>), Gone> {
         return Err(Gone);
     }
     let len = header.body_len as usize;
-    debug_assert!(len + HEADER_LEN <= crate::net::scratch::SIZE);
     let body = conn.head(len).await?.to_vec();
     conn.consume(len);
     Ok((header.outcome(), body))

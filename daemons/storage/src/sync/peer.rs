@@ -19,6 +19,8 @@ use super::mark::{Mark, PeerFiles};
 use super::pump::{Poison, Pump};
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, step};
+use super::window::Progress;
+use crate::blocking;
 use crate::disk::binlog::Place;
 use crate::report::members::{Member, Members};
 use crate::report::session::Cluster;
@@ -60,12 +62,14 @@ pub struct Peer {
     cluster: Arc<Cluster>,
     id: StorageId,
     poison: Poison,
+    /// The peer was connected to since the last trouble.
+    reached: bool,
 }
 
 impl Peer {
     /// The loop of the member with this id.
     pub fn new(cluster: Arc<Cluster>, id: StorageId) -> Peer {
-        Peer { cluster, id, poison: Poison::default() }
+        Peer { cluster, id, poison: Poison::default(), reached: false }
     }
 
     /// Pushes until the peer leaves the group.
@@ -75,8 +79,9 @@ impl Peer {
         let mut complained = false;
         while let Some(member) = self.wait(&mut members, true).await {
             let began = Instant::now();
+            self.reached = false;
             let ended = self.push(&mut members, member).await;
-            if began.elapsed() > LONGEST_PAUSE {
+            if self.reached && began.elapsed() > LONGEST_PAUSE {
                 (pause, complained) = (PAUSE, false);
             }
             match ended {
@@ -115,7 +120,10 @@ impl Peer {
     /// Pushes until the peer's status forbids it, or something is wrong.
     async fn push(&mut self, members: &mut watch::Receiver<Members>, member: Member) -> Result<(), Trouble> {
         let files = self.files(&member);
-        let aside = Aside::open(files.aside(), Instant::now())?;
+        let aside = {
+            let path = files.aside();
+            blocking::run(move || Aside::open(path, Instant::now())).await?
+        };
         let mut mark = self.mark(&files, member.status).await?;
         // A storage that is not its source has nothing for a new member before that serves.
         let Some(member) = self.wait(members, mark.state.need_sync_old).await else { return Ok(()) };
@@ -124,6 +132,7 @@ impl Peer {
         let connected = Lane::connect(self.cluster.service.clone(), addr, self.cluster.dial).await;
         let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
         lane.identify(self.cluster.identity.id).await.map_err(|_| Trouble::Broken(addr))?;
+        self.reached = true;
         match member.status {
             StorageStatus::WaitSync => {
                 info!("pushing the files of the group to {}, as its source", self.id);
@@ -143,7 +152,15 @@ impl Peer {
     /// Where to begin.
     async fn mark(&self, files: &PeerFiles, status: StorageStatus) -> Result<Mark, Trouble> {
         let known = Mark::load(files.mark()).map_err(|e| Trouble::Mark(format!("{e:#}")))?;
-        if let Some(known) = known {
+        if let Some(mut known) = known {
+            let end = self.cluster.service.binlog.place();
+            if known.progress().place > end {
+                warn!(
+                    "replication to {}: the binlog ends before what was pushed (was it removed?); pushing all of it",
+                    self.id
+                );
+                known.advance(Progress { place: Place { file: 0, offset: 0 }, ..known.progress() });
+            }
             match status {
                 StorageStatus::Init | StorageStatus::WaitSync => {}
                 // It may have begun anew while this storage was away.

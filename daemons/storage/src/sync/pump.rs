@@ -5,6 +5,7 @@
 //! and now and then the others pause so that this comes true.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::peer::Trouble;
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, is_wanted, names, step};
 use super::window::{Ticket, Window};
+use crate::blocking;
 use crate::disk::binlog::Place;
 use crate::net::Gone;
 use crate::report::members::Members;
@@ -68,7 +70,21 @@ struct Finished {
     number: usize,
     lane: Option<Lane>,
     job: Job,
-    result: Result<Outcome, Gone>,
+    result: Result<Outcome, Lost>,
+}
+
+/// Why a job has no outcome.
+enum Lost {
+    /// There was no connection for it.
+    Unconnected(io::Error),
+    /// The connection broke meanwhile.
+    Broken,
+}
+
+impl From<Gone> for Lost {
+    fn from(_: Gone) -> Lost {
+        Lost::Broken
+    }
 }
 
 /// The state of pushing to one peer.
@@ -123,6 +139,12 @@ impl Pump {
     /// # Errors
     /// What keeps it from going on.
     pub async fn run(mut self, members: &mut watch::Receiver<Members>, poison: &mut Poison) -> Result<(), Trouble> {
+        let ended = self.push(members, poison).await;
+        self.save().await?;
+        ended
+    }
+
+    async fn push(&mut self, members: &mut watch::Receiver<Members>, poison: &mut Poison) -> Result<(), Trouble> {
         let beat = self.cluster.config.heart_beat_interval;
         let mut sign_at = Instant::now() + beat;
         loop {
@@ -138,14 +160,13 @@ impl Pump {
             let binlog = self.cluster.service.binlog.clone();
             tokio::select! {
                 Some(joined) = self.jobs.join_next(), if !self.jobs.is_empty() => {
-                    let finished = joined.map_err(|e| Trouble::Disk(std::io::Error::other(e)))?;
+                    let finished = joined.map_err(|e| Trouble::Disk(io::Error::other(e)))?;
                     self.finish(finished, poison)?;
                 }
                 () = binlog.beyond(self.reader.place()), if at_end => {}
                 changed = members.changed() => {
                     let status = members.borrow_and_update().get(&self.id).map(|m| m.status);
                     if changed.is_err() || step(status, self.mark.state.need_sync_old) != Step::Push {
-                        self.save().await?;
                         return Ok(());
                     }
                 }
@@ -268,8 +289,14 @@ impl Pump {
         self.save_at.get_or_insert_with(|| Instant::now() + SAVE_EVERY);
     }
 
+    /// What a position relies on is on stable storage before it: after a power cut, a binlog that ends before the
+    /// position would grow into what nobody reads.
     async fn save(&mut self) -> Result<(), Trouble> {
         self.save_at = None;
+        if !self.mark.is_saved() {
+            let binlog = self.cluster.service.binlog.clone();
+            blocking::run(move || binlog.sync()).await?;
+        }
         self.aside.sync().await?;
         Ok(self.mark.save_later().await?)
     }
@@ -278,6 +305,11 @@ impl Pump {
         let Finished { number, lane, job, result } = finished;
         self.busy.remove(&number);
         self.lanes[number] = lane;
+        let result = match result {
+            Ok(outcome) => Ok(outcome),
+            Err(Lost::Broken) => Err(Gone),
+            Err(Lost::Unconnected(e)) => return Err(Trouble::Connect(self.addr, e)),
+        };
         match job {
             Job::Record(record, ticket, end) => {
                 match result {
@@ -306,6 +338,7 @@ impl Pump {
                 match result {
                     Ok(Outcome::Done) => {
                         self.aside.settled(&name);
+                        self.moved();
                         info!("replication to {}: {name} is as it is here", self.id);
                     }
                     Ok(outcome) => {
@@ -377,9 +410,13 @@ impl Pump {
 }
 
 impl Drop for Pump {
-    /// What is not saved is pushed twice, which is no harm; but it need not be.
+    /// At the end of the process. What is not saved is pushed twice, which is no harm; but it need not be.
     fn drop(&mut self) {
-        if let Err(e) = self.mark.save() {
+        if self.mark.is_saved() {
+            return;
+        }
+        let saved = self.cluster.service.binlog.sync().and_then(|()| self.aside.sync_now());
+        if let Err(e) = saved.and_then(|()| self.mark.save()) {
             warn!("{e}");
         }
     }
@@ -391,21 +428,25 @@ async fn carry_out(
     number: usize,
     lane: Option<Lane>,
     job: &Job,
-) -> (Option<Lane>, Result<Outcome, Gone>) {
+) -> (Option<Lane>, Result<Outcome, Lost>) {
     let connected = match lane.filter(|lane| !lane.is_stale()) {
         Some(lane) => Ok(lane),
         None => connect(cluster, addr, number).await,
     };
-    let Ok(mut lane) = connected else { return (None, Err(Gone)) };
+    let mut lane = match connected {
+        Ok(lane) => lane,
+        Err(lost) => return (None, Err(lost)),
+    };
     let result = match job {
         Job::Record(record, ..) => lane.push(record).await,
         Job::Aside(name, timestamp) => lane.reconcile(name, *timestamp).await,
     };
-    (Some(lane).filter(|_| result.is_ok()), result)
+    (Some(lane).filter(|_| result.is_ok()), result.map_err(Lost::from))
 }
 
-async fn connect(cluster: &Cluster, addr: SocketAddr, number: usize) -> Result<Lane, Gone> {
-    let mut lane = Lane::connect(cluster.service.clone(), addr, cluster.dial).await?;
+async fn connect(cluster: &Cluster, addr: SocketAddr, number: usize) -> Result<Lane, Lost> {
+    let connected = Lane::connect(cluster.service.clone(), addr, cluster.dial).await;
+    let mut lane = connected.map_err(Lost::Unconnected)?;
     if number == 0 {
         lane.identify(cluster.identity.id).await?;
     }

@@ -116,6 +116,12 @@ impl Group {
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
+    /// Where `index` keeps the names that `peer` could not take.
+    pub fn aside(&self, index: usize, peer: usize) -> PathBuf {
+        let sync = self.members[index].config.base_path.join("data/sync");
+        sync.join(format!("{}_{}.aside", self.members[peer].config.bind[0], self.port))
+    }
+
     /// Waits for a condition that nothing announces.
     pub fn until(&self, what: &str, condition: impl Fn(&Group) -> bool) {
         let deadline = Instant::now() + PATIENCE;

@@ -6,7 +6,9 @@ mod common;
 mod group;
 
 use common::noise;
+use fdfs_protocol::peer::replica::SyncTwoNames;
 use fdfs_protocol::storage::MetadataMode;
+use fdfs_protocol::{Command, RemoteName, Status};
 use group::Group;
 
 #[test]
@@ -116,11 +118,7 @@ fn what_a_member_cannot_take_is_set_aside_and_holds_up_nobody() {
         good.iter().all(|name| files.contains_key(&std::path::Path::new("data").join(name.true_name())))
     };
     group.until("the others arrive", there);
-    let aside = group.members[0]
-        .config
-        .base_path
-        .join("data/sync")
-        .join(format!("{}_{}.aside", group.members[1].config.bind[0], group.members[1].config.port));
+    let aside = group.aside(0, 1);
     group.until("it is set aside", |_| std::fs::read_to_string(&aside).is_ok_and(|t| t.contains(bad.as_str())));
     // Also over a restart; and it comes when it can be taken.
     group.stop(0);
@@ -128,4 +126,63 @@ fn what_a_member_cannot_take_is_set_aside_and_holds_up_nobody() {
     std::fs::remove_dir_all(&obstacle).unwrap();
     group.converge("when nothing is in the way");
     group.until("nothing is set aside", |_| !aside.exists());
+}
+
+#[test]
+fn a_link_waits_for_what_it_links_to() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    group.stop(1);
+    let target = group.client(0).upload(b"linked to", "txt");
+    group.stop(0);
+    // Links come from servers that store identical content once: made by hand here, file and record.
+    let link = target.as_str().replace(".txt", ".lnk");
+    let data = group.members[0].config.base_path.join("data");
+    let linked = data.join(link.split_once('/').unwrap().1);
+    std::os::unix::fs::symlink(data.join(target.true_name()), linked).unwrap();
+    let binlog = data.join("sync/binlog.000");
+    let mut lines = std::fs::read_to_string(&binlog).unwrap();
+    lines.push_str(&format!("{} L {link} {target}\n", &lines[..10]));
+    std::fs::write(&binlog, lines).unwrap();
+    // The other member cannot take the target at first, and so not the link.
+    let obstacle = group.members[1].config.base_path.join("data").join(target.true_name());
+    std::fs::create_dir_all(obstacle.join("x")).unwrap();
+    group.start(1);
+    group.start(0);
+    let aside = group.aside(0, 1);
+    group.until("both are set aside", |_| {
+        std::fs::read_to_string(&aside).is_ok_and(|t| t.contains(&link) && t.contains(target.as_str()))
+    });
+    std::fs::remove_dir_all(&obstacle).unwrap();
+    assert_eq!(group.converge("the link and its target").len(), 2);
+}
+
+#[test]
+fn a_binlog_that_was_lost_does_not_stop_what_comes_after() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    (0..20).for_each(|i| drop(c.upload(&noise(100, i), "bin").as_bytes()));
+    assert_eq!(group.converge("before").len(), 20);
+    group.stop(0);
+    let mark = group.aside(0, 1).with_extension("mark");
+    assert!(!std::fs::read_to_string(mark).unwrap().contains("binlog_offset=0\n"));
+    std::fs::write(group.members[0].config.base_path.join("data/sync/binlog.000"), "").unwrap();
+    group.start(0);
+    group.client(0).upload(b"after", "txt");
+    group.until("the new file arrives", |group| group.files(1).len() == 21);
+}
+
+#[test]
+fn a_rename_that_nobody_could_read_is_refused_before_it_happens() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let name = |c: char| -> RemoteName { format!("M00/00/00/{}", String::from(c).repeat(117)).parse().unwrap() };
+    let mut c = group.client(0);
+    let old = name('a');
+    std::fs::write(group.members[0].config.base_path.join("data").join(old.true_name()), "content").unwrap();
+    let rename = SyncTwoNames { timestamp: 1, group: common::group(), name: name('b'), other: old };
+    assert_eq!(c.ask(Command::SyncRenameFile, &rename, b"").status, Status::ENAMETOOLONG.0);
+    assert_eq!(c.content(&old), b"content");
+    assert_eq!(group.binlog(0), "");
 }
