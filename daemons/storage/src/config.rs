@@ -39,6 +39,12 @@ const WITHOUT_MEANING: &[&str] = &[
 /// Changes pushed to another member at a time where nothing is said: enough to hide the round trips of small files.
 const SYNC_THREADS: usize = 8;
 
+/// Members a group can have.
+const MAX_MEMBERS: usize = 32;
+
+/// How long a change waits for other members where nothing is said: clients wait longer.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// When an upload or change is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fsync {
@@ -107,6 +113,10 @@ pub struct StorageConfig {
     pub access_log: Option<AccessLogConfig>,
     /// When changes are acknowledged.
     pub fsync: Fsync,
+    /// Members of the group that have a change before it is acknowledged, this one included; 1 as FastDFS.
+    pub ack_members: usize,
+    /// How long such a change waits for the other members before it is refused.
+    pub ack_timeout: Duration,
     /// Changes pushed to another member at a time.
     pub sync_threads: usize,
     /// Changes pushed before the position is saved.
@@ -158,6 +168,8 @@ impl StorageConfig {
             check_store_path_mark: true,
             access_log: None,
             fsync: Fsync::Never,
+            ack_members: 1,
+            ack_timeout: ACK_TIMEOUT,
             sync_threads: SYNC_THREADS,
             write_mark_every: 500,
             log_level: "info".into(),
@@ -230,6 +242,8 @@ impl StorageConfig {
                 "always" => Some(Fsync::Always),
                 _ => None,
             })?,
+            ack_members: s.number("ack_members", 1, 1..=MAX_MEMBERS)?,
+            ack_timeout: secs("ack_timeout", ACK_TIMEOUT.as_secs(), 1)?,
             sync_threads: sync_threads(&s)?,
             write_mark_every: s.number("write_mark_file_freq", 500, 1..=1_000_000)?,
             log_level: s.str("log_level").unwrap_or("info").to_owned(),
@@ -384,6 +398,7 @@ mod tests {
         assert_eq!((c.port, c.subdirs, c.max_connections, c.buff_size), (23000, 256, 256, 256 * 1024));
         assert_eq!(c.paths, [StorePathConfig { path: c.base_path.clone(), readonly: false }]);
         assert_eq!((c.distribution, c.fsync, c.access_log), (Distribution::Rotate(100), Fsync::Never, None));
+        assert_eq!(c.ack_members, 1);
         assert_eq!(c.heart_beat_interval, Duration::from_secs(30));
         assert_eq!(c.trackers.len(), 1);
         assert!(c.remarks.is_empty(), "{:?}", c.remarks);
@@ -393,11 +408,12 @@ mod tests {
     fn everything_is_read() {
         let c = load(
             "group_name=g\nport=24000\nbind_addr=127.0.0.1\nbuff_size=512KB\ntracker_server=localhost:1\n\
-             fsync_before_ack=always\nfile_distribute_path_mode=1\nserver_id=100001\nallow_hosts=10.0.0.1\n\
+             fsync_before_ack=always\nack_members=2\nack_timeout=3s\nfile_distribute_path_mode=1\nserver_id=100001\nallow_hosts=10.0.0.1\n\
              store_path0_readonly=true\n[access-log]\nenabled=true\ntime_precision=us\nlog_file_keep_days=3\n",
         )
         .unwrap();
         assert_eq!((c.port, c.buff_size, c.fsync), (24000, 512 * 1024, Fsync::Always));
+        assert_eq!((c.ack_members, c.ack_timeout), (2, Duration::from_secs(3)));
         assert_eq!(c.access_log, Some(AccessLogConfig { precision: Precision::Micros, keep_days: 3 }));
         assert_eq!((c.trackers.len(), c.distribution), (2, Distribution::Random));
         assert!(c.paths[0].readonly && !c.allow.allows("10.0.0.2".parse().unwrap()));
@@ -412,6 +428,7 @@ mod tests {
             ("store_path_count=2", ["store_path1", "lower store_path_count"]),
             ("store_path0=/no/such", ["store_path0 = /no/such", "make it"]),
             ("fsync_before_ack=maybe", ["fsync_before_ack = maybe", "never or always"]),
+            ("ack_members=0", ["ack_members = 0", "1 to 32"]),
             ("check_file_duplicate=1", ["check_file_duplicate = 1", "set it to 0"]),
             ("tracker_server=nonsense", ["tracker_server = nonsense", "host:port"]),
             ("disabled=true", ["disabled = true", "remove the line"]),

@@ -17,6 +17,7 @@ use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::access_log::AccessLog;
+use crate::acks::Acks;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
@@ -224,6 +225,7 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         synced: Synced::default(),
         names: Names::default(),
         syncer,
+        acks: Acks::new(config.ack_members, config.ack_timeout),
         access,
         membership: OnceLock::new(),
     };

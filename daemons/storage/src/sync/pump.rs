@@ -25,6 +25,7 @@ use super::peer::Trouble;
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, is_wanted, names, step};
 use super::window::{Ticket, Window};
+use crate::acks::Reached;
 use crate::blocking;
 use crate::disk::binlog::Place;
 use crate::net::Gone;
@@ -107,6 +108,8 @@ pub struct Pump {
     first_lane_used: Instant,
     save_at: Option<Instant>,
     alarm_at: Instant,
+    /// As long as this lives, changes may wait for the peer to have them.
+    _reached: Option<Reached>,
 }
 
 impl Pump {
@@ -116,6 +119,7 @@ impl Pump {
         let mut lanes: Vec<_> = (0..cluster.config.sync_threads.max(1)).map(|_| None).collect();
         lanes[0] = Some(first);
         Pump {
+            _reached: cluster.service.acks.as_ref().map(|acks| acks.reach()),
             window: Window::new(mark.progress()),
             reader,
             lanes,
@@ -313,7 +317,11 @@ impl Pump {
         match job {
             Job::Record(record, ticket, end) => {
                 match result {
-                    Ok(Outcome::Done) => {}
+                    Ok(Outcome::Done) => {
+                        if let Some(acks) = &self.cluster.service.acks {
+                            acks.taken(end, self.id);
+                        }
+                    }
                     Ok(outcome) => {
                         self.alarm(&record.name, &outcome);
                         self.set_aside(&record)?;

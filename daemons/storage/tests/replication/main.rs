@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod group;
+mod promise;
 
 use common::noise;
 use fdfs_protocol::peer::replica::SyncTwoNames;
