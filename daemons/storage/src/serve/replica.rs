@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crc32fast::Hasher;
 use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::file_id::{Kind, NameBlock};
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
@@ -334,7 +335,24 @@ impl Service {
 }
 
 /// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
-/// appenders have none.
+/// appenders have none. A slave's name may be as short as others, but its prefix hardly consists of digits alone.
 fn has_sum(name: &RemoteName) -> bool {
-    name.kind().is_ok_and(fdfs_protocol::file_id::Kind::is_normal)
+    let after_block = name.file_part().get(NameBlock::TEXT_LEN..).unwrap_or_default();
+    let (number, _) = after_block.split_once('.').unwrap_or((after_block, ""));
+    name.kind().is_ok_and(Kind::is_normal) && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_of_slaves_promise_nothing() {
+        let sum = |name: &str| has_sum(&name.parse().unwrap());
+        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg901.txt"));
+        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg9016283"));
+        assert!(!sum("M00/04/0A/CgkBAmsHudCAX0PdAACMnIjsm68339_615"));
+        assert!(!sum("M00/03/06/CgkBAmsHuc-Aecm4AAAK9Wi_-8k650_28"));
+        assert!(!sum("M00/07/05/CgkBAmsHusKEaDWvAAAAAHEOZ44987.txt"), "an appender");
+    }
 }
