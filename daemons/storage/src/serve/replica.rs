@@ -281,7 +281,9 @@ impl Service {
             other => other?,
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
-        if !old.is_file() || old.size != request.old_size {
+        // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
+        // it was pushed. What is shorter lacks something.
+        if !old.is_file() || (old.size != request.old_size && old.size <= request.new_size) {
             return self.had(conn, origin, Status::EEXIST).await;
         }
         self.can_record()?;

@@ -7,7 +7,7 @@ mod group;
 
 use common::noise;
 use fdfs_protocol::file_id::{NameBlock, SizeField};
-use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTwoNames};
+use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, RemoteName, Status};
 use group::Group;
@@ -262,4 +262,23 @@ fn a_range_that_comes_late_is_taken_as_known_only_if_it_is() {
     assert_eq!(push(150_000, &content[..100_000]), Status::ENOENT.0);
     assert_eq!(push(200_000, b"fits"), 0);
     assert_eq!(c.content(&name), [&content[..], b"fits"].concat());
+}
+
+#[test]
+fn a_pushed_cut_is_made_also_where_what_it_undoes_never_came() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let mut c = group.client(0);
+    let name = c.upload_appender(b"0123456789", "log");
+    let mut cut = |old_size, new_size| {
+        let message = SyncTruncate { old_size, new_size, timestamp: 1, group: common::group(), name };
+        c.ask(Command::SyncTruncateFile, &message, b"").status
+    };
+    assert_eq!(cut(500, 10), Status::EEXIST.0);
+    assert_eq!(cut(500, 20), Status::EEXIST.0);
+    assert_eq!(cut(500, 9), 0);
+    assert_eq!(cut(500, 9), Status::EEXIST.0);
+    assert_eq!(cut(9, 8), 0);
+    assert_eq!(cut(8, 11), 0);
+    assert_eq!(c.content(&name), b"01234567\0\0\0");
 }
