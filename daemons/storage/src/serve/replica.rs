@@ -7,10 +7,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crc32fast::Hasher;
 use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::file_id::{Kind, NameBlock};
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
@@ -22,13 +24,15 @@ use tracing::{debug, error, warn};
 
 use super::change::shorten;
 use super::info::is_appender;
+use super::seal::checksum;
 use super::upload::WHOLE;
 use super::{Done, Line, Place, Pusher, Refusal, Service, canonical, fixed, logged, warn_removed};
+use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
-use crate::names::Sum;
+use crate::names::{Held, Sum};
 use crate::net::Conn;
 
 /// The time of a change at its source, and the source if it has said who it is.
@@ -252,10 +256,13 @@ impl Service {
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
         let fits = if modify { old.size >= head.offset } else { old.size == head.offset };
-        if !old.is_file() || (!fits && old.size >= end) {
+        if !old.is_file() {
             return self.had(conn, origin, Status::EEXIST).await;
         }
         if !fits {
+            if old.size >= end && has_content(conn, file, head.offset).await? {
+                return self.had(conn, origin, Status::EEXIST).await;
+            }
             debug!("{}: has {} bytes here, cannot take {}..{end}", head.name, old.size, head.offset);
             conn.drain().await?;
             return Err(Status::ENOENT.into());
@@ -297,7 +304,9 @@ impl Service {
             other => other?,
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
-        if !old.is_file() || old.size != request.old_size {
+        // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
+        // it was pushed. What is shorter lacks something.
+        if !old.is_file() || (old.size != request.old_size && old.size <= request.new_size) {
             return self.had(conn, origin, Status::EEXIST).await;
         }
         self.can_record()?;
@@ -338,6 +347,20 @@ impl Service {
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
         self.can_record()?;
+        if let Some(size) = self.is_another(&old, &held, &request.name).await? {
+            debug!("{}: what is here has not become {}; it is needed whole", request.other, request.name);
+            held.set_sum(None);
+            let removed = Record {
+                timestamp: request.timestamp,
+                origin: Origin::Replica,
+                change: Change::Delete,
+                name: canonical(&request.other)?,
+            };
+            let line = Line::new(&removed)?;
+            self.unlink(&old, size).await?;
+            self.record_push(&line, true)?;
+            return Err(Status::ENOENT.into());
+        }
         match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
             Err(status @ Status::EEXIST) => return self.had(conn, origin, status).await,
             other => other?,
@@ -349,6 +372,25 @@ impl Service {
         Ok(())
     }
 
+    /// The size of the appender file `old`, if it does not have the size and checksum that its new name tells. FastDFS
+    /// passes over changes of a file that has got its new name before they were pushed, and pushes just that name.
+    async fn is_another(&self, old: &Place<'_>, held: &Held<'_>, new: &RemoteName) -> Result<Option<u64>, Status> {
+        let Some(told) = new.block().ok().filter(|_| has_sum(new)) else { return Ok(None) };
+        let file = old.try_on("open", |p| p.dir().open_read(&p.rel))?;
+        let meta = old.try_on("look at", |_| dir::meta_of(&file))?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        if told.size.size() != Some(meta.size) {
+            return Ok(Some(meta.size));
+        }
+        let crc32 = match held.sum(meta.size) {
+            Some(sum) => sum.hasher.finalize(),
+            None => checksum(file, meta.size, self.settings.timeout).await?,
+        };
+        Ok(Some(meta.size).filter(|_| crc32 != told.crc32))
+    }
+
     async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {
         let request = self.message(conn, SyncTwoNames::decode).await?;
         self.own_group(&request.group)?;
@@ -356,8 +398,44 @@ impl Service {
     }
 }
 
+/// Whether a file has, from `at` on, what comes with the request; reads that until it differs.
+async fn has_content(conn: &mut Conn<'_>, file: File, mut at: u64) -> Result<bool, Refusal> {
+    let file = Arc::new(file);
+    let mut same = true;
+    while same && conn.body_left() > 0 {
+        let piece = conn.piece(0).await?.to_vec();
+        let (file, from, len) = (file.clone(), at, piece.len());
+        let compare = move || {
+            let mut there = vec![0; piece.len()];
+            file.read_exact_at(&mut there, from).map(|()| there == piece)
+        };
+        // What cannot be read is not the same.
+        same = blocking::run(compare).await.unwrap_or(false);
+        conn.consume(len);
+        at += len as u64;
+    }
+    Ok(same)
+}
+
 /// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
-/// appenders have none.
+/// appenders have none. A slave's name may be as short as others, but its prefix hardly consists of digits alone.
 fn has_sum(name: &RemoteName) -> bool {
-    name.kind().is_ok_and(fdfs_protocol::file_id::Kind::is_normal)
+    let after_block = name.file_part().get(NameBlock::TEXT_LEN..).unwrap_or_default();
+    let (number, _) = after_block.split_once('.').unwrap_or((after_block, ""));
+    name.kind().is_ok_and(Kind::is_normal) && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_of_slaves_promise_nothing() {
+        let sum = |name: &str| has_sum(&name.parse().unwrap());
+        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg901.txt"));
+        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg9016283"));
+        assert!(!sum("M00/04/0A/CgkBAmsHudCAX0PdAACMnIjsm68339_615"));
+        assert!(!sum("M00/03/06/CgkBAmsHuc-Aecm4AAAK9Wi_-8k650_28"));
+        assert!(!sum("M00/07/05/CgkBAmsHusKEaDWvAAAAAHEOZ44987.txt"), "an appender");
+    }
 }

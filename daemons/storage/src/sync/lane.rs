@@ -272,17 +272,23 @@ impl Lane {
             // Old data: the peer never had the old name.
             return self.create(whole).await;
         }
-        let Some(meta) = self.meta(whole.name, true)? else { return Ok(()) };
         let group = self.service.settings.group;
+        let remove_old = SyncDelete { timestamp: whole.timestamp, group, name: old };
+        let Some(meta) = self.meta(whole.name, true)? else {
+            // The record of the new name's end comes later; of the old one nothing else is said.
+            return match self.meta(&old, false)? {
+                None => self.simple(Command::SyncDeleteFile, &remove_old).await,
+                Some(_) => Ok(()),
+            };
+        };
         // Changes of the old name may not have been pushed: it was gone when their records came.
         let told = whole.name.block().map(|block| block.crc32).ok();
         if let Some(there) = self.info(&old, WITH_CRC).await?
             && (there.size != meta.size || Some(there.crc32) != told)
         {
             debug!("{old} at {} is not what became {}; pushing that whole", self.peer, whole.name);
-            let message = SyncDelete { timestamp: whole.timestamp, group, name: old };
             self.send_whole(Command::SyncCreateFile, whole).await?;
-            return self.simple(Command::SyncDeleteFile, &message).await;
+            return self.simple(Command::SyncDeleteFile, &remove_old).await;
         }
         let command = Command::SyncRenameFile;
         let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other: old };
