@@ -26,7 +26,7 @@ use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
-use crate::names::Sum;
+use crate::names::{Held, Sum};
 use crate::net::Conn;
 
 /// The time of a change at its source, and the source if it has said who it is.
@@ -117,6 +117,9 @@ impl Service {
         }
         self.counters.tried(Count::SyncInBytes, head.size);
         let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
+        if self.deleted.is_late(&head.name, head.timestamp) {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
         if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
             self.record_push(&line, false)?;
             return self.had(conn, origin, Status::EEXIST).await;
@@ -126,6 +129,9 @@ impl Service {
         place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
+        if self.deleted.is_late(&head.name, head.timestamp) {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
         let (_, base) = place.rel.split();
         let base = RelPath::new(base).ok_or(Status::EINVAL)?;
         let fresh = match if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) } {
@@ -146,6 +152,7 @@ impl Service {
             }
             return Err(status.into());
         }
+        self.deleted.forget(&head.name);
         place.path.took(head.size);
         let dir = self.dir_to_settle(&place)?;
         self.settle(place.index, Some(incoming.into_file()), dir).await?;
@@ -190,13 +197,20 @@ impl Service {
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         held.set_sum(None);
         let meta = match place.try_on("look at", |p| p.dir().meta(&p.rel, false)) {
-            Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
+            Err(Status::ENOENT) => {
+                // Its creation may still come, also after a restart.
+                if self.deleted.add(&request.name, request.timestamp) {
+                    self.record_push(&line, true)?;
+                }
+                return self.had(conn, origin, Status::ENOENT).await;
+            }
             other => other?,
         };
         if !meta.is_file() && !meta.is_link() {
             return Err(Status::EINVAL.into());
         }
         self.can_record()?;
+        self.deleted.add(&request.name, request.timestamp);
         self.unlink(&place, meta.size).await?;
         self.record_push(&line, true)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
@@ -293,13 +307,15 @@ impl Service {
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.names.hold(&request.name, self.settings.timeout).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
-        if there(&place, false) || !there(&target, true) {
+        let late = self.deleted.is_late(&request.name, request.timestamp);
+        if late || there(&place, false) || !there(&target, true) {
             self.has(origin);
             return Ok(());
         }
         self.can_record()?;
         place.try_on("make the link", |p| p.dir().symlink(&target.dir().full(&target.rel), &p.rel))?;
         self.record_push(&line, true)?;
+        self.deleted.forget(&request.name);
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
@@ -315,6 +331,11 @@ impl Service {
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
         self.can_record()?;
+        if self.deleted.is_late_rename(&request.name, request.timestamp) {
+            return self.lose_renamed(conn, origin, &old, &request.other, &mut held).await;
+        }
+        // Also if the file is not here under its old name: that may still come, and is late then.
+        self.deleted.rename(&request.other, &request.name, request.timestamp);
         match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
             Err(status @ Status::EEXIST) => return self.had(conn, origin, status).await,
             other => other?,
@@ -324,6 +345,26 @@ impl Service {
         self.settle(new.index, None, self.dir_to_settle(&new)?).await?;
         self.has(origin);
         Ok(())
+    }
+
+    /// A file that was removed under its new name before that name came here: it goes under the old one.
+    async fn lose_renamed(
+        &self,
+        conn: &mut Conn<'_>,
+        origin: Origins<'_>,
+        old: &Place<'_>,
+        name: &RemoteName,
+        held: &mut Held<'_>,
+    ) -> Done {
+        let line = origin.line(Change::Delete, name)?;
+        held.set_sum(None);
+        if self.deleted.add(name, origin.timestamp) | old.dir().meta(&old.rel, false).is_ok() {
+            match old.try_on("remove", |p| p.dir().unlink(&p.rel)) {
+                Ok(()) | Err(Status::ENOENT) => self.record_push(&line, true)?,
+                Err(status) => return Err(status.into()),
+            }
+        }
+        self.had(conn, origin, Status::EEXIST).await
     }
 
     async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {
