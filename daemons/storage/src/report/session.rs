@@ -370,7 +370,8 @@ impl Cluster {
         }
         let Some(list) = changes.members else { return Ok(()) };
         let mut merged = Merged::default();
-        self.members.send_modify(|members| merged = members.merge(&list, &self.identity.id));
+        let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
+        self.members.send_modify(|members| merged = members.merge(&list, &self.identity.id, leads));
         if let Some(mine) = merged.mine {
             self.seat(index, |seat| seat.status = Some(mine));
             self.consider_active();

@@ -54,6 +54,8 @@ use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
+use crate::sync::compare::Questions;
+use crate::sync::lost::Lost;
 use crate::synced::{Source as Pusher, Synced};
 
 /// A refused body of at most this many bytes is read to its end, so that the connection can be used again.
@@ -108,6 +110,10 @@ pub struct Service {
     pub syncer: Option<Syncer>,
     /// Makes changes wait for other members before they are acknowledged, if that was asked for.
     pub acks: Option<Arc<Acks>>,
+    /// Questions of members that lack something.
+    pub questions: Questions,
+    /// Members that lost their disks.
+    pub lost: Lost,
     /// The access log, if enabled.
     pub access: Option<AccessLog>,
     /// Set once, when a tracker has told.
@@ -377,7 +383,8 @@ impl Service {
             | Command::SyncModifyFile
             | Command::SyncTruncateFile
             | Command::SyncCreateLink
-            | Command::SyncRenameFile => self.take_push(conn, command, header.status, pusher).await,
+            | Command::SyncRenameFile
+            | Command::SyncCompare => self.take_push(conn, command, header.status, pusher).await,
             Command::ActiveTest if header.body_len == 0 => Ok(conn.send(&Header::ok(0).encode()).await?),
             Command::Quit => Err(Refusal::Gone),
             _ => Err(Status::EINVAL.into()),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::header::{self, Header};
+use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
 };
@@ -102,6 +103,14 @@ impl Lane {
             Status::OK => Ok(()),
             _ => Err(Gone),
         }
+    }
+
+    /// Tells the peer what this storage has of the files of a lost member; it sets aside for this storage what that lacks.
+    ///
+    /// # Errors
+    /// [`Gone`] when the connection broke.
+    pub async fn compare(&mut self, compare: &SyncCompare) -> Result<Status, Gone> {
+        self.ask(Command::SyncCompare, 0, compare).await
     }
 
     /// Asks the peer for a sign of life.

@@ -13,12 +13,14 @@ use std::time::Duration;
 use fdfs_protocol::binlog::{Change, Record};
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::{RemoteName, StorageId};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use super::account::{Account, Scope, Span};
 use super::aside::{self, Aside};
+use super::compare::Question;
 use super::lane::{Lane, Outcome};
 use super::mark::Mark;
 use super::peer::Trouble;
@@ -108,6 +110,8 @@ pub struct Pump {
     first_lane_used: Instant,
     save_at: Option<Instant>,
     alarm_at: Instant,
+    /// What the peer wants to know whether it lacks.
+    questions: mpsc::Receiver<Question>,
     /// As long as this lives, changes may wait for the peer to have them.
     _reached: Option<Reached>,
 }
@@ -119,6 +123,7 @@ impl Pump {
         let mut lanes: Vec<_> = (0..cluster.config.sync_threads.max(1)).map(|_| None).collect();
         lanes[0] = Some(first);
         Pump {
+            questions: cluster.service.questions.of(id),
             _reached: cluster.service.acks.as_ref().map(|acks| acks.reach()),
             window: Window::new(mark.progress()),
             reader,
@@ -168,6 +173,7 @@ impl Pump {
                     self.finish(finished, poison)?;
                 }
                 () = binlog.beyond(self.reader.place()), if at_end => {}
+                Some(question) = self.questions.recv() => self.answer(question).await?,
                 changed = members.changed() => {
                     let status = members.borrow_and_update().get(&self.id).map(|m| m.status);
                     if changed.is_err() || step(status, self.mark.state.need_sync_old) != Step::Push {
@@ -360,6 +366,28 @@ impl Pump {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The peer says what it has of a lost member's files. What it lacks is set aside for it, which is as good as pushed.
+    async fn answer(&mut self, question: Question) -> Result<(), Trouble> {
+        let Question { compare, answer } = question;
+        let span = Span { since: compare.since, until: compare.until };
+        let scope = Scope { span, part: compare.part, parts: compare.parts };
+        let account = Account::read(self.cluster.service.binlog.clone(), scope).await?;
+        let lacking = account.ahead_of(&compare.files);
+        let now = Instant::now();
+        for (name, timestamp) in &lacking {
+            self.aside.add(*name, *timestamp, now)?;
+        }
+        self.aside.sync().await?;
+        if !lacking.is_empty() {
+            info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), compare.lost);
+        }
+        // This storage may not have seen that somebody was lost: it was away, or it was over before the next beat.
+        self.cluster.service.lost.hear(compare.lost, span).await?;
+        // An asker that is gone asks again.
+        let _ = answer.send(());
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod group;
+mod loss;
 mod promise;
 
 use common::noise;
