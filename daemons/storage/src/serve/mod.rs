@@ -17,7 +17,7 @@
 mod change;
 mod delete;
 mod download;
-mod info;
+pub(crate) mod info;
 mod metadata;
 mod replica;
 mod seal;

@@ -140,7 +140,11 @@ impl Service {
         }
         self.counters.tried(Count::SyncInBytes, head.size);
         let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
-        if self.deleted.is_late(&head.name, head.timestamp) {
+        let late = |p: &Place<'_>| {
+            self.deleted.is_late(&head.name, head.timestamp)
+                || known(p).is_some_and(|meta| is_overtaken(&head, replace, &meta))
+        };
+        if late(&place) {
             return self.had(conn, origin, Status::EEXIST).await;
         }
         if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
@@ -152,7 +156,7 @@ impl Service {
         place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
-        if self.deleted.is_late(&head.name, head.timestamp) {
+        if late(&place) {
             return self.had(conn, origin, Status::EEXIST).await;
         }
         let (_, base) = place.rel.split();
@@ -289,6 +293,7 @@ impl Service {
             shorten(&place, &file, &mut held, old.size);
             return Err(refusal);
         }
+        date(&place, &file, &old, head.timestamp)?;
         if head.offset == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: end }));
         }
@@ -317,6 +322,7 @@ impl Service {
         self.can_record()?;
         held.set_sum(None);
         place.try_on("truncate", |_| file.set_len(request.new_size))?;
+        date(&place, &file, &old, request.timestamp)?;
         self.record_push(&line, true)?;
         self.settle(place.index, Some(file), None).await?;
         self.has(origin);
@@ -395,6 +401,22 @@ impl Service {
         self.own_group(&request.group)?;
         Ok(request)
     }
+}
+
+/// A change that came later than it was made gets the time it was made, by which [`is_overtaken`] decides.
+fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
+    let time = timestamp.max(u32::try_from(before.mtime).unwrap_or(0));
+    place.try_on("set the time of", |_| dir::set_mtime(file, time))
+}
+
+/// Whether the file here has changed after what is pushed was: metadata and appenders, which another member may have
+/// changed while their source was away. When a creation is pushed again, the changes that followed come after it.
+fn is_overtaken(head: &SyncFileHead, replace: bool, here: &Meta) -> bool {
+    let pushed = i64::from(head.timestamp);
+    if head.name.is_metadata() {
+        return here.mtime > pushed;
+    }
+    is_appender(&head.name) && (here.mtime > pushed || (!replace && here.mtime == pushed && here.size > head.size))
 }
 
 /// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
