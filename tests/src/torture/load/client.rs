@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use fdfs_client::{Bytes, Client, Error, ExtName, FileId, Metadata, MetadataMode, Prefix};
@@ -18,6 +19,7 @@ use crate::tree::Random;
 const MOST_FILES: usize = 25;
 /// A longer modification may be made in part when it fails; these are made whole or not at all.
 const MOST_MODIFIED: u64 = 32 << 10;
+const SLAVE: &str = "upload slave";
 
 /// One program that uses the client library, and its files.
 #[derive(Debug)]
@@ -34,6 +36,9 @@ struct Owned {
     id: FileId,
     appender: bool,
     known: Known,
+    /// A slave: its name can be given again, and records tell whole seconds only. Removed in the second in which it was made,
+    /// it may come back when its source is killed then: this load does not do that.
+    young_until: Option<Duration>,
     /// As far as the owner can tell.
     size: u64,
     /// The owner knows that it has removed it.
@@ -118,7 +123,7 @@ impl ClientLoad {
         let parts = [content];
         let answer =
             client.upload_slave(&master, &prefix, &ExtName::new("txt")?, fdfs_client::Content::buffers(&parts)).await;
-        self.own(history, "upload slave", data, begin, answer, false);
+        self.own(history, SLAVE, data, begin, answer, false);
         Ok(())
     }
 
@@ -128,7 +133,7 @@ impl ClientLoad {
         history: &History,
         operation: &'static str,
         data: Data,
-        begin: std::time::Duration,
+        begin: Duration,
         answer: Result<FileId, Error>,
         appender: bool,
     ) {
@@ -138,12 +143,17 @@ impl ClientLoad {
         let name = answer.as_ref().map_or_else(|_| "?".to_owned(), ToString::to_string);
         history.note(self.worker, operation, &name, event, begin, &detail);
         if let Ok(id) = answer {
-            self.files.push(Owned { id, appender, known, size: data.len as u64, deleted: false });
+            let young_until = (operation == SLAVE).then(|| history.clock() + Duration::from_secs(2));
+            self.files.push(Owned { id, appender, young_until, known, size: data.len as u64, deleted: false });
         }
     }
 
     async fn change(&mut self, client: &Client, history: &History, i: usize, change: Change) {
         let file = &mut self.files[i];
+        if change == Change::Delete && file.young_until.is_some_and(|until| history.clock() < until) {
+            // As any other wait of this load, it lets the others work.
+            return tokio::task::yield_now().await;
+        }
         let (id, begin) = (file.id, history.clock());
         let mut new = None;
         let answer = match &change {
