@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -61,6 +60,11 @@ fn restless(fleet: &Fleet) -> Result<Result<Vec<Listing>, Vec<String>>> {
         return Ok(Err(inactive));
     }
     let shape = fleet.shape();
+    for host in [shape.client(), shape.mount()] {
+        if fleet.host(host).run(has_requests_on_their_way)?? {
+            return Ok(Err(vec![format!("{} has requests on their way", shape.name(host))]));
+        }
+    }
     let mut listings = vec![Listing::new(); shape.servers()];
     for i in shape.storages() {
         listings[i] = match list(&fleet.store_paths(i)) {
@@ -71,6 +75,19 @@ fn restless(fleet: &Fleet) -> Result<Result<Vec<Listing>, Vec<String>>> {
     }
     let differences = differences(fleet, &listings);
     Ok(if differences.is_empty() { Ok(listings) } else { Err(differences) })
+}
+
+/// Whether this thread's host has closed connections whose data was not delivered yet: a request that was given up can
+/// still arrive, and change a file, when the way is free again.
+fn has_requests_on_their_way() -> io::Result<bool> {
+    // FIN_WAIT1, LAST_ACK, CLOSING
+    const CLOSED: [&str; 3] = ["04", "09", "0B"];
+    let table = fs::read_to_string("/proc/thread-self/net/tcp")?;
+    Ok(table.lines().skip(1).any(|line| {
+        let mut columns = line.split_whitespace().skip(3);
+        let closed = columns.next().is_some_and(|state| CLOSED.contains(&state));
+        closed && columns.next().is_some_and(|queues| !queues.starts_with("00000000"))
+    }))
 }
 
 async fn inactive(fleet: &Fleet) -> Result<Vec<String>> {
@@ -181,6 +198,3 @@ pub fn owners(fleet: &Fleet, listings: &[Listing], id: &fdfs_client::FileId) -> 
     let members = fleet.members(&id.group).into_iter().filter(|i| listings[*i].contains_key(&name));
     members.map(|i| fleet.shape().name(i)).collect()
 }
-
-/// A file as each of several readers sees it, for comparisons.
-pub type Content = Option<Arc<Vec<u8>>>;

@@ -198,6 +198,13 @@ impl ClientLoad {
         listings: &[Listing],
         violations: &mut Vec<String>,
     ) -> Result<usize> {
+        // Those of this round are compared below; the listings are older.
+        for id in &self.gone {
+            let owners = owners(fleet, listings, id);
+            if !owners.is_empty() {
+                violations.push(format!("{id}: resurrected: deleted, and there on {}", owners.join(", ")));
+            }
+        }
         let mut checked = 0;
         for mut file in std::mem::take(&mut self.files) {
             let found = match observe(client, &file.id).await {
@@ -221,12 +228,6 @@ impl ClientLoad {
                 self.files.push(file);
             } else {
                 self.gone.push(file.id);
-            }
-        }
-        for id in &self.gone {
-            let owners = owners(fleet, listings, id);
-            if !owners.is_empty() {
-                violations.push(format!("{id}: resurrected: deleted, and there on {}", owners.join(", ")));
             }
         }
         Ok(checked)
