@@ -366,7 +366,7 @@ impl Cluster {
                 let has = |ip| Some(ip) == leader.ip.addr();
                 t.port == leader.port && (has(t.ip) || t.other.is_some_and(has))
             });
-            *self.leader.lock() = known.filter(|_| !leader.is_none());
+            self.take_leader(known.filter(|_| !leader.is_none())).await;
         }
         let Some(list) = changes.members else { return Ok(()) };
         let mut merged = Merged::default();

@@ -15,6 +15,7 @@
 //! | [`lost`] | members that lost their disks: what they gave to some members only |
 //! | [`account`] | what the binlog says of files, compared with another member's |
 //! | [`compare`] | questions of members that lack something, to the loops |
+//! | [`hours`] | the hours of the day in which anything is pushed; pure |
 //! | [`lane`] | one connection to the peer, and the pushes |
 //! | [`pump`] | records into lanes, as long as the peer is there |
 //! | [`peer`] | the loop: waiting for the peer, sources of old data, starting again |
@@ -24,6 +25,7 @@
 pub mod account;
 pub mod aside;
 pub mod compare;
+pub mod hours;
 pub mod lane;
 pub mod lost;
 pub mod mark;

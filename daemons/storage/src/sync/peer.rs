@@ -22,6 +22,7 @@ use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, step};
 use super::window::Progress;
 use crate::blocking;
+use crate::clock;
 use crate::disk::binlog::Place;
 use crate::report::members::{Member, Members};
 use crate::report::session::Cluster;
@@ -29,6 +30,9 @@ use crate::report::session::Cluster;
 /// The first pause after trouble, and the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The clock is looked at this often outside the hours for pushing: somebody may set it.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
 /// A storage that is not the source of a new member begins this many seconds before the member asked for its source:
 /// clocks differ, and what comes twice is no harm.
@@ -138,6 +142,13 @@ impl Peer {
         let mut mark = self.mark(&files, member.status).await?;
         // A storage that is not its source has nothing for a new member before that serves.
         let Some(member) = self.wait(members, mark.state.need_sync_old).await else { return Ok(()) };
+        if let Some(hours) = self.cluster.config.sync_hours
+            && let now = clock::local(clock::now()).second_of_day()
+            && hours.left(now).is_none()
+        {
+            sleep(hours.wait(now).min(LOOK_AT_CLOCK)).await;
+            return Ok(());
+        }
         let ip: IpAddr = member.ip.addr().ok_or(Trouble::NoAddress)?;
         let addr = SocketAddr::new(ip, member.port);
         let connected = Lane::connect(self.cluster.service.clone(), addr, self.cluster.dial).await;

@@ -29,6 +29,7 @@ use super::rules::{Step, is_old_data, is_wanted, names, step};
 use super::window::{Ticket, Window};
 use crate::acks::Reached;
 use crate::blocking;
+use crate::clock;
 use crate::disk::binlog::Place;
 use crate::net::Gone;
 use crate::report::members::Members;
@@ -108,6 +109,8 @@ pub struct Pump {
     /// Read, and not admitted yet.
     next: Option<(Record, Place)>,
     first_lane_used: Instant,
+    /// Nothing is begun before.
+    resume_at: Instant,
     save_at: Option<Instant>,
     alarm_at: Instant,
     /// What the peer wants to know whether it lacks.
@@ -138,6 +141,7 @@ impl Pump {
             reconciling: Vec::new(),
             next: None,
             first_lane_used: Instant::now(),
+            resume_at: Instant::now(),
             save_at: None,
             alarm_at: Instant::now(),
         }
@@ -157,6 +161,9 @@ impl Pump {
         let beat = self.cluster.config.heart_beat_interval;
         let mut sign_at = Instant::now() + beat;
         loop {
+            if self.hours_are_over() {
+                return Ok(());
+            }
             let at_end = self.begin().await?;
             if at_end && self.is_idle() {
                 self.caught_up().await?;
@@ -190,21 +197,31 @@ impl Pump {
         }
     }
 
+    /// It is noticed when something else happens, a keep-alive at the latest.
+    fn hours_are_over(&self) -> bool {
+        let now = || clock::local(clock::now()).second_of_day();
+        self.cluster.config.sync_hours.is_some_and(|hours| hours.left(now()).is_none())
+    }
+
     fn is_idle(&self) -> bool {
         self.window.is_empty() && self.next.is_none()
     }
 
     fn wake_at(&self, sign_at: Instant) -> Instant {
+        let resumes = Some(self.resume_at).filter(|at| *at > Instant::now());
         let paused = self.lanes.len() > 1 && !self.window.is_empty();
         let pause_ends = paused.then(|| self.first_lane_used + FIRST_LANE_EVERY + FIRST_LANE_WAIT);
         // What is due and was not begun waits for a job to end.
         let aside = self.aside.next_due().filter(|due| self.jobs.is_empty() || *due > Instant::now());
-        [self.save_at, aside, pause_ends].into_iter().flatten().fold(sign_at, Instant::min)
+        [self.save_at, aside, pause_ends, resumes].into_iter().flatten().fold(sign_at, Instant::min)
     }
 
     /// Begins what can be begun; true when there is nothing more in the binlog.
     async fn begin(&mut self) -> Result<bool, Trouble> {
         loop {
+            if self.resume_at > Instant::now() {
+                return Ok(false);
+            }
             let Some(number) = self.free_lane() else { return Ok(false) };
             let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
             if let Some((name, timestamp)) = self.aside.due(Instant::now(), |name| !busy(name)) {
@@ -267,6 +284,9 @@ impl Pump {
     fn start(&mut self, number: usize, job: Job) {
         if number == 0 {
             self.first_lane_used = Instant::now();
+        }
+        if !self.cluster.config.sync_interval.is_zero() {
+            self.resume_at = Instant::now() + self.cluster.config.sync_interval;
         }
         self.busy.insert(number);
         let lane = self.lanes[number].take();
