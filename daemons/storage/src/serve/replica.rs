@@ -144,6 +144,13 @@ impl Service {
         }
         self.counters.tried(Count::SyncInBytes, head.size);
         let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
+        let late = |p: &Place<'_>| {
+            self.deleted.is_late(&head.name, head.timestamp)
+                || known(p).is_some_and(|meta| is_overtaken(&head, replace, &meta))
+        };
+        if late(&place) {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
         if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
             self.record_push(&line, false)?;
             return self.had(conn, origin, Status::EEXIST).await;
@@ -153,6 +160,9 @@ impl Service {
         place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
+        if late(&place) {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
         let (_, base) = place.rel.split();
         let base = RelPath::new(base).ok_or(Status::EINVAL)?;
         let fresh = match if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) } {
@@ -173,6 +183,7 @@ impl Service {
             }
             return Err(status.into());
         }
+        self.deleted.forget(&head.name);
         place.path.took(head.size);
         let dir = self.dir_to_settle(&place)?;
         self.settle(place.index, Some(incoming.into_file()), dir).await?;
@@ -217,13 +228,20 @@ impl Service {
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         held.set_sum(None);
         let meta = match place.try_on("look at", |p| p.dir().meta(&p.rel, false)) {
-            Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
+            Err(Status::ENOENT) => {
+                // Its creation may still come, also after a restart.
+                if self.deleted.add(&request.name, request.timestamp) {
+                    self.record_push(&line, true)?;
+                }
+                return self.had(conn, origin, Status::ENOENT).await;
+            }
             other => other?,
         };
         if !meta.is_file() && !meta.is_link() {
             return Err(Status::EINVAL.into());
         }
         self.can_record()?;
+        self.deleted.add(&request.name, request.timestamp);
         self.unlink(&place, meta.size).await?;
         self.record_push(&line, true)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
@@ -282,6 +300,7 @@ impl Service {
             shorten(&place, &file, &mut held, old.size);
             return Err(refusal);
         }
+        date(&place, &file, &old, head.timestamp)?;
         if head.offset == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: end }));
         }
@@ -312,6 +331,7 @@ impl Service {
         self.can_record()?;
         held.set_sum(None);
         place.try_on("truncate", |_| file.set_len(request.new_size))?;
+        date(&place, &file, &old, request.timestamp)?;
         self.record_push(&line, true)?;
         self.settle(place.index, Some(file), None).await?;
         self.has(origin);
@@ -325,13 +345,15 @@ impl Service {
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.names.hold(&request.name, self.settings.timeout).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
-        if there(&place, false) || !there(&target, true) {
+        let late = self.deleted.is_late(&request.name, request.timestamp);
+        if late || there(&place, false) || !there(&target, true) {
             self.has(origin);
             return Ok(());
         }
         self.can_record()?;
         place.try_on("make the link", |p| p.dir().symlink(&target.dir().full(&target.rel), &p.rel))?;
         self.record_push(&line, true)?;
+        self.deleted.forget(&request.name);
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
@@ -347,6 +369,11 @@ impl Service {
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
         self.can_record()?;
+        if self.deleted.is_late_rename(&request.name, request.timestamp) {
+            return self.lose_renamed(conn, origin, &old, &request.other, &mut held).await;
+        }
+        // Also if the file is not here under its old name: that may still come, and is late then.
+        self.deleted.rename(&request.other, &request.name, request.timestamp);
         if let Some(size) = self.is_another(&old, &held, &request.name).await? {
             debug!("{}: what is here has not become {}; it is needed whole", request.other, request.name);
             held.set_sum(None);
@@ -391,11 +418,47 @@ impl Service {
         Ok(Some(meta.size).filter(|_| crc32 != told.crc32))
     }
 
+    /// A file that was removed under its new name before that name came here: it goes under the old one.
+    async fn lose_renamed(
+        &self,
+        conn: &mut Conn<'_>,
+        origin: Origins<'_>,
+        old: &Place<'_>,
+        name: &RemoteName,
+        held: &mut Held<'_>,
+    ) -> Done {
+        let line = origin.line(Change::Delete, name)?;
+        held.set_sum(None);
+        if self.deleted.add(name, origin.timestamp) | old.dir().meta(&old.rel, false).is_ok() {
+            match old.try_on("remove", |p| p.dir().unlink(&p.rel)) {
+                Ok(()) | Err(Status::ENOENT) => self.record_push(&line, true)?,
+                Err(status) => return Err(status.into()),
+            }
+        }
+        self.had(conn, origin, Status::EEXIST).await
+    }
+
     async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {
         let request = self.message(conn, SyncTwoNames::decode).await?;
         self.own_group(&request.group)?;
         Ok(request)
     }
+}
+
+/// A change that came later than it was made gets the time it was made, by which [`is_overtaken`] decides.
+fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
+    let time = timestamp.max(u32::try_from(before.mtime).unwrap_or(0));
+    place.try_on("set the time of", |_| dir::set_mtime(file, time))
+}
+
+/// Whether the file here has changed after what is pushed was: metadata and appenders, which another member may have
+/// changed while their source was away. When a creation is pushed again, the changes that followed come after it.
+fn is_overtaken(head: &SyncFileHead, replace: bool, here: &Meta) -> bool {
+    let pushed = i64::from(head.timestamp);
+    if head.name.is_metadata() {
+        return here.mtime > pushed;
+    }
+    is_appender(&head.name) && (here.mtime > pushed || (!replace && here.mtime == pushed && here.size > head.size))
 }
 
 /// Whether a file has, from `at` on, what comes with the request; reads that until it differs.

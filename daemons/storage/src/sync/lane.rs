@@ -27,6 +27,7 @@ use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::net::{Conn, Gone, SendError};
 use crate::serve::Service;
+use crate::serve::info::is_appender;
 
 /// Answers are short; the longest known is a request that some servers send back.
 const MAX_ANSWER: u64 = 4096;
@@ -142,7 +143,7 @@ impl Lane {
         let group = self.service.settings.group;
         let whole = Whole { name, timestamp };
         match record.change {
-            Change::Create => self.create(whole).await,
+            Change::Create => self.create(self.dated(record, whole)?).await,
             Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Change::Delete => {
                 if self.meta(name, false)?.is_some() {
@@ -156,6 +157,16 @@ impl Lane {
             Change::Link { source } => self.link(whole, source).await,
             Change::Rename { old } => self.rename(record.origin, whole, old).await,
         }
+    }
+
+    /// An appender that goes as old data goes with the time of its last change: records of the changes are not pushed
+    /// then, and a peer that has an older copy must not take its own for the newer one.
+    fn dated<'n>(&self, record: &Record, whole: Whole<'n>) -> Result<Whole<'n>, Stop> {
+        if record.origin == Origin::Client || !is_appender(whole.name) {
+            return Ok(whole);
+        }
+        let changed = self.meta(whole.name, true)?.and_then(|meta| u32::try_from(meta.mtime).ok());
+        Ok(Whole { timestamp: whole.timestamp.max(changed.unwrap_or(0)), ..whole })
     }
 
     async fn try_reconcile(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
