@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fdfs_host::TcpStream;
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::header::{self, Header};
 use fdfs_protocol::peer::replica::{
@@ -18,7 +19,6 @@ use fdfs_protocol::peer::replica::{
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::rules::{Verdict, judge};

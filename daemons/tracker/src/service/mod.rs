@@ -24,10 +24,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use fdfs_host::TcpStream;
 use fdfs_protocol::stat::Connections;
 use fdfs_server::{ConnectionCounts, Handler, Listen, Server, StartError};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
