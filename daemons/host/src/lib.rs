@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`tcp`] | connecting, listening, and sending without waiting |
 //! | [`thread`] | threads that run one future; work that may block |
+//! | [`planted`] | mistakes that a simulation must find |
 
 #[cfg(not(feature = "simulation"))]
 #[path = "system"]
@@ -24,6 +25,8 @@ mod machine {
     pub mod tcp;
     pub mod thread;
 }
+
+pub mod planted;
 
 pub use machine::{tcp, thread};
 pub use tcp::TcpStream;

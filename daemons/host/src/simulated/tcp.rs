@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tracing::trace;
 
 /// Longest segment: sends are cut into these, as a network does.
 const SEGMENT: usize = 16 * 1024;
@@ -22,12 +24,20 @@ const SEGMENT: usize = 16 * 1024;
 pub struct TcpStream {
     inner: Mutex<turmoil::net::TcpStream>,
     local: SocketAddr,
+    peer: SocketAddr,
 }
 
 impl TcpStream {
     fn new(inner: turmoil::net::TcpStream) -> io::Result<TcpStream> {
-        let local = inner.local_addr()?;
-        Ok(TcpStream { inner: Mutex::new(inner), local })
+        let (local, peer) = (inner.local_addr()?, inner.peer_addr()?);
+        Ok(TcpStream { inner: Mutex::new(inner), local, peer })
+    }
+
+    /// What two runs of the same seed must have in common.
+    fn trace(&self, what: &str, bytes: &[u8]) {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(bytes);
+        trace!("{} {what} {} bytes, {:016x}, {}", self.local, bytes.len(), hasher.finish(), self.peer);
     }
 
     /// The own end.
@@ -67,13 +77,22 @@ impl TcpStream {
 
 impl AsyncRead for TcpStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner.lock()).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *self.inner.lock()).poll_read(cx, buf);
+        if read.is_ready() {
+            self.trace("receives", &buf.filled()[before..]);
+        }
+        read
     }
 }
 
 impl AsyncWrite for TcpStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.inner.lock()).poll_write(cx, &buf[..buf.len().min(SEGMENT)])
+        let written = Pin::new(&mut *self.inner.lock()).poll_write(cx, &buf[..buf.len().min(SEGMENT)]);
+        if let Poll::Ready(Ok(n)) = written {
+            self.trace("sends", &buf[..n]);
+        }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -177,7 +196,9 @@ impl Closer {
 /// # Errors
 /// `WouldBlock`, and that the connection is broken.
 pub fn try_send(stream: &TcpStream, bytes: &[u8], _more: bool) -> io::Result<usize> {
-    stream.inner.lock().try_write(&bytes[..bytes.len().min(SEGMENT)])
+    let n = stream.inner.lock().try_write(&bytes[..bytes.len().min(SEGMENT)])?;
+    stream.trace("sends", &bytes[..n]);
+    Ok(n)
 }
 
 /// [`try_send`] of several pieces.

@@ -33,6 +33,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use fdfs_host::TcpStream;
+use fdfs_host::planted::{self, Bug};
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::file_id::Source;
@@ -210,6 +211,14 @@ impl Service {
     fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
         self.counters.source_update(now);
         let line = Line::new(&client_record(now, change, name)?)?;
+        if planted::is(Bug::LateRecord) {
+            let binlog = self.binlog.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                logged(binlog.append(line.as_bytes()))
+            });
+            return Ok(());
+        }
         logged(self.binlog.append(line.as_bytes()))
     }
 
