@@ -4,6 +4,9 @@
 //! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does. A change is complete
 //! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
 //! no body.
+//!
+//! The deletion of a file that was uploaded here is recorded as if a client had asked for it, and so pushed on: it
+//! follows the file to every member that this storage brings the file to, however late.
 
 use std::fs::File;
 use std::io;
@@ -198,10 +201,21 @@ impl Service {
         }
         self.can_record()?;
         self.unlink(&place, meta.size).await?;
-        self.record_push(&line, true)?;
+        if self.is_source(&request.name) {
+            // The file may still be on its way from here to members that have heard of its end already.
+            self.record_done(clock::now(), Change::Delete, &request.name)?;
+        } else {
+            self.record_push(&line, true)?;
+        }
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
+    }
+
+    /// Whether the file was uploaded here.
+    fn is_source(&self, name: &RemoteName) -> bool {
+        let here = self.membership.get().map(|membership| membership.source);
+        here.is_some() && name.block().ok().map(|block| block.source) == here
     }
 
     async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {

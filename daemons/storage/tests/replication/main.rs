@@ -6,7 +6,7 @@ mod common;
 mod group;
 
 use common::noise;
-use fdfs_protocol::peer::replica::SyncTwoNames;
+use fdfs_protocol::peer::replica::{SyncDelete, SyncTwoNames};
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, RemoteName, Status};
 use group::Group;
@@ -51,6 +51,18 @@ fn every_kind_of_change_arrives_at_every_member() {
             assert!(c.content(name) == *content, "{name} at {i}");
         }
     }
+}
+
+#[test]
+fn a_deletion_follows_the_file_from_where_it_was_uploaded() {
+    let group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload(b"short-lived", "txt");
+    group.converge("before");
+    // A third member took the deletion and told the second when that did not have the file yet; now it tells the first.
+    let deletion = SyncDelete { timestamp: 1_800_000_000, group: common::group(), name };
+    assert_eq!(group.client(0).ask(Command::SyncDeleteFile, &deletion, b"").status, 0);
+    assert!(group.converge("after the deletion").is_empty());
 }
 
 #[test]
