@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use fdfs_host::TcpStream;
 use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::file_id::Kind;
 use fdfs_protocol::header::{self, Header};
 use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
@@ -136,7 +137,8 @@ impl Lane {
             Change::Create => self.create(whole).await,
             Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Change::Delete => {
-                if self.meta(name, false)?.is_some() {
+                // A file of this name has been made since, and its record comes later.
+                if is_given_again(name) && self.meta(name, false)?.is_some() {
                     return Ok(());
                 }
                 self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name: *name }).await
@@ -378,6 +380,12 @@ impl Lane {
     fn note(&mut self, status: Status) {
         self.stale |= status == Status::EINVAL;
     }
+}
+
+/// Whether a file of this name can be made once more when there was one. Names of uploads are given once: what is here
+/// under such a name after its deletion was pushed here late, and has to go everywhere.
+fn is_given_again(name: &RemoteName) -> bool {
+    name.is_metadata() || !name.kind().is_ok_and(|kind| kind != Kind::Slave)
 }
 
 fn finish(result: Result<(), Stop>) -> Result<Outcome, Gone> {

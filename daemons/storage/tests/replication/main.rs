@@ -6,7 +6,7 @@ mod common;
 mod group;
 
 use common::noise;
-use fdfs_protocol::peer::replica::{SyncDelete, SyncTwoNames};
+use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncTwoNames};
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, RemoteName, Status};
 use group::Group;
@@ -63,6 +63,22 @@ fn a_deletion_follows_the_file_from_where_it_was_uploaded() {
     let deletion = SyncDelete { timestamp: 1_800_000_000, group: common::group(), name };
     assert_eq!(group.client(0).ask(Command::SyncDeleteFile, &deletion, b"").status, 0);
     assert!(group.converge("after the deletion").is_empty());
+}
+
+#[test]
+fn a_file_pushed_again_after_its_deletion_goes_away_everywhere() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload(b"short-lived", "txt");
+    group.converge("before");
+    group.stop(0);
+    assert_eq!(group.client(1).delete(&name).status, 0);
+    // As the first does when it was killed before it had noted how far it had come.
+    let head = SyncFileHead { size: 11, timestamp: 1_800_000_000, group: common::group(), name };
+    assert_eq!(group.client(1).ask(Command::SyncCreateFile, &head, b"short-lived").status, 0);
+    assert_eq!(group.files(1).len(), 1);
+    group.start(0);
+    group.until("the file goes away", |group| (0..2).all(|i| group.files(i).is_empty()));
 }
 
 #[test]
