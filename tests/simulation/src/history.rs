@@ -5,6 +5,9 @@
 
 use fdfs_client::{FileId, Metadata, MetadataMode};
 
+/// Content up to this size is taken in one piece.
+const WHOLE: usize = 128 * 1024;
+
 /// A change of a file.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -18,6 +21,13 @@ pub enum Change {
     Delete,
     /// Its metadata.
     Describe(Metadata, MetadataMode),
+}
+
+impl Change {
+    /// Whether a storage takes it in pieces.
+    fn is_long(&self) -> bool {
+        matches!(self, Change::Append(bytes) | Change::Modify(_, bytes) if bytes.len() > WHOLE)
+    }
 }
 
 /// What became of a change.
@@ -70,6 +80,8 @@ pub struct File {
     pub appender: bool,
     /// Whether its deletion was tried: then it is left alone.
     pub given_up: bool,
+    /// Whether part of a change may have been made: a storage that is killed while it takes a long one leaves that.
+    pub torn: bool,
     /// What it may be.
     pub states: Vec<State>,
 }
@@ -78,7 +90,7 @@ impl File {
     /// A file with this content.
     pub fn new(id: FileId, appender: bool, content: Vec<u8>) -> File {
         let states = vec![State { content: Some(content), metadata: Metadata::new() }];
-        File { id, appender, given_up: false, states }
+        File { id, appender, given_up: false, torn: false, states }
     }
 
     /// Takes note of a change.
@@ -87,6 +99,7 @@ impl File {
     /// It was acknowledged and cannot have been made.
     pub fn note(&mut self, change: &Change, outcome: Outcome) -> Result<(), String> {
         self.given_up |= matches!(change, Change::Delete);
+        self.torn |= outcome == Outcome::Unknown && change.is_long();
         let after: Vec<State> = self.states.iter().filter_map(|state| state.after(change)).collect();
         match outcome {
             Outcome::Refused => {}

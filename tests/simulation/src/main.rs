@@ -40,6 +40,9 @@ struct Args {
     /// Prints everything that is said and sent
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Keeps what daemons have written
+    #[arg(long, requires = "seed")]
+    keep: bool,
     /// Simulates these seeds, `A..B`
     #[arg(long, value_parser = seeds)]
     seeds: Option<Range<u64>>,
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
             if let Some(plant) = args.plant {
                 planted::plant(plant.bug());
             }
-            simulation::run(seed, args.trace)
+            simulation::run(seed, args.trace, args.keep)
         }
         (None, seeds) => {
             let plant = args.plant.and_then(|plant| plant.to_possible_value());

@@ -32,8 +32,9 @@ const TOGETHER: Duration = Duration::from_secs(20);
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Simulates a seed, and prints how it went; false if it failed.
-pub fn run(seed: u64, print: bool) -> anyhow::Result<bool> {
+/// Simulates a seed, and prints how it went; false if it failed. `print`: and everything that is said; `keep`: what the
+/// daemons have written stays.
+pub fn run(seed: u64, print: bool, keep: bool) -> anyhow::Result<bool> {
     let memory = Path::new("/dev/shm");
     let parent = std::env::var_os("FDFS_SIM_DIR").map(Into::into);
     let parent = parent.unwrap_or_else(|| if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() });
@@ -55,6 +56,9 @@ pub fn run(seed: u64, print: bool) -> anyhow::Result<bool> {
     let Ok((result, hash, took)) = simulated.join() else {
         bail!("seed {seed}: {}", PANICS.lock().unwrap_or_else(|e| e.into_inner()).join("\n"))
     };
+    if keep {
+        println!("kept: {}", dir.keep().display());
+    }
     let verdict = result.as_ref().map_or_else(|e| format!("FAILED: {e:#}"), Clone::clone);
     println!("seed {seed}: {:.1} s, trace {hash:016x}: {verdict}", took.as_secs_f64());
     Ok(result.is_ok())

@@ -2,7 +2,8 @@
 //! it may have.
 //!
 //! A file that may be changed is not judged if two members took changes of it from clients: each is then ahead of the
-//! other, and what comes of that is not promised, as in FastDFS.
+//! other, and what comes of that is not promised, as in FastDFS. Nor is one that a kill may have left with part of a long
+//! change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +28,8 @@ pub fn complaints(cluster: &Cluster, history: &History) -> anyhow::Result<Vec<St
     for group in groups {
         let members: Vec<&StorageHost> = cluster.storages.iter().filter(|s| s.group == *group).collect();
         let held: Vec<Files> = members.iter().map(|member| files(&member.base)).collect::<Result<_, _>>()?;
-        let disputed = disputed(&members)?;
+        let mut disputed = disputed(&members)?;
+        disputed.extend(history.files.iter().filter(|file| file.torn).map(|file| file.id.name.to_string()));
         wrong.extend(differences(&members, &held, &disputed));
         for file in history.files.iter().filter(|file| file.id.group == *group) {
             for (member, held) in members.iter().zip(&held) {
@@ -45,7 +47,8 @@ pub fn count_disputed(cluster: &Cluster) -> anyhow::Result<usize> {
 }
 
 fn differences(members: &[&StorageHost], held: &[Files], disputed: &BTreeSet<String>) -> Vec<String> {
-    let names: BTreeSet<&String> = held.iter().flat_map(BTreeMap::keys).filter(|name| !disputed.contains(*name)).collect();
+    let names: BTreeSet<&String> =
+        held.iter().flat_map(BTreeMap::keys).filter(|name| !disputed.contains(*name)).collect();
     let mut wrong = Vec::new();
     for name in names {
         let tell = |files: &Files| match files.get(name) {
@@ -90,7 +93,8 @@ fn disputed(members: &[&StorageHost]) -> anyhow::Result<BTreeSet<String>> {
         };
         for line in text.split_inclusive(|byte| *byte == b'\n') {
             let Ok(record) = Record::parse(line) else { continue };
-            let mutable = record.name.as_str().ends_with("-m") || !record.name.kind().is_ok_and(|kind| kind.is_normal());
+            let mutable =
+                record.name.as_str().ends_with("-m") || !record.name.kind().is_ok_and(|kind| kind.is_normal());
             if record.origin == Origin::Client && mutable {
                 takers.entry(record.name.to_string()).or_default().insert(&member.name);
             }
