@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::pending;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct StorageHost {
     pub name: String,
     /// Its group.
     pub group: GroupName,
+    /// Where it listens.
+    pub addr: SocketAddr,
     /// Where its data is.
     pub base: PathBuf,
     slot: Slot,
@@ -103,7 +105,8 @@ impl Cluster {
     fn add_storage(&mut self, sim: &mut Sim<'_>, group: u64, member: u64) -> anyhow::Result<()> {
         let name = format!("g{group}s{member}");
         let group: GroupName = format!("group{group}").parse().context("a group's name")?;
-        let config = storage_config(&name, group, sim.lookup(name.as_str()), &self.tracker_ips)?;
+        let addr = SocketAddr::new(sim.lookup(name.as_str()), STORAGE_PORT);
+        let config = storage_config(&name, group, addr, &self.tracker_ips)?;
         let base = config.base_path.clone();
         let slot = Slot::default();
         let running = slot.clone();
@@ -119,7 +122,7 @@ impl Cluster {
                 Ok(())
             }
         });
-        self.storages.push(StorageHost { name, group, base, slot });
+        self.storages.push(StorageHost { name, group, addr, base, slot });
         Ok(())
     }
 
@@ -181,12 +184,17 @@ fn tracker_config(name: &str, ip: IpAddr) -> TrackerConfig {
     config
 }
 
-fn storage_config(name: &str, group: GroupName, ip: IpAddr, trackers: &[IpAddr]) -> anyhow::Result<StorageConfig> {
+fn storage_config(
+    name: &str,
+    group: GroupName,
+    addr: SocketAddr,
+    trackers: &[IpAddr],
+) -> anyhow::Result<StorageConfig> {
     let base = Path::new(name);
     std::fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
     let mut config = StorageConfig::standalone(base, group);
-    config.bind = vec![ip];
-    config.port = STORAGE_PORT;
+    config.bind = vec![addr.ip()];
+    config.port = addr.port();
     config.workers = 2;
     config.subdirs = 2;
     config.paths = vec![StorePathConfig { path: base.to_owned(), readonly: false }];

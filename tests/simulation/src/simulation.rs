@@ -112,6 +112,8 @@ fn simulate(seed: u64) -> anyhow::Result<String> {
     simulation.work.phase.set(Phase::Rest);
     simulation.until("every operation has ended", END, |s| s.work.busy.get() == 0)?;
     simulation.agree()?;
+    simulation.ask_to_read()?;
+    simulation.until("everything is read", END, |s| s.work.reads.borrow().is_empty() && s.work.busy.get() == 0)?;
     let at = simulation.sim.elapsed();
     simulation.until("time goes on", STAY * 2, |s| s.sim.elapsed() >= at + STAY)?;
     simulation.must_agree()?;
@@ -166,6 +168,21 @@ impl Simulation<'_> {
         }
     }
 
+    /// Every file that must be there is to be read from every member.
+    fn ask_to_read(&self) -> anyhow::Result<()> {
+        let history = self.work.history.borrow();
+        let disputed = verdict::disputed_names(&self.cluster, &history)?;
+        let mut reads = self.work.reads.borrow_mut();
+        for (index, file) in history.files.iter().enumerate() {
+            if file.must_exist() && !disputed.contains(&file.id.name.to_string()) {
+                let members = self.cluster.storages.iter().filter(|s| s.group == file.id.group);
+                reads.extend(members.map(|member| (index, member.addr)));
+            }
+        }
+        self.work.phase.set(Phase::Read);
+        Ok(())
+    }
+
     fn must_agree(&self) -> anyhow::Result<()> {
         let complaints = verdict::complaints(&self.cluster, &self.work.history.borrow())?;
         if !complaints.is_empty() {
@@ -178,7 +195,7 @@ impl Simulation<'_> {
         let history = self.work.history.borrow();
         let (done, failed) = history.counts;
         let there = history.files.iter().filter(|file| file.must_exist()).count();
-        let disputed = verdict::count_disputed(&self.cluster)?;
+        let disputed = verdict::disputed_names(&self.cluster, &history)?.len();
         Ok(format!("{done} operations done, {failed} failed; {there} files, {disputed} disputed"))
     }
 }

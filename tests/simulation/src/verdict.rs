@@ -28,8 +28,7 @@ pub fn complaints(cluster: &Cluster, history: &History) -> anyhow::Result<Vec<St
     for group in groups {
         let members: Vec<&StorageHost> = cluster.storages.iter().filter(|s| s.group == *group).collect();
         let held: Vec<Files> = members.iter().map(|member| files(&member.base)).collect::<Result<_, _>>()?;
-        let mut disputed = disputed(&members)?;
-        disputed.extend(history.files.iter().filter(|file| file.torn).map(|file| file.id.name.to_string()));
+        let disputed = not_judged(&members, history)?;
         wrong.extend(differences(&members, &held, &disputed));
         for file in history.files.iter().filter(|file| file.id.group == *group) {
             for (member, held) in members.iter().zip(&held) {
@@ -40,10 +39,16 @@ pub fn complaints(cluster: &Cluster, history: &History) -> anyhow::Result<Vec<St
     Ok(wrong)
 }
 
-/// Files that are not judged.
-pub fn count_disputed(cluster: &Cluster) -> anyhow::Result<usize> {
+/// Names that are not judged.
+pub fn disputed_names(cluster: &Cluster, history: &History) -> anyhow::Result<BTreeSet<String>> {
     let members: Vec<&StorageHost> = cluster.storages.iter().collect();
-    Ok(disputed(&members)?.len())
+    not_judged(&members, history)
+}
+
+fn not_judged(members: &[&StorageHost], history: &History) -> anyhow::Result<BTreeSet<String>> {
+    let mut names = disputed(members)?;
+    names.extend(history.files.iter().filter(|file| file.torn).map(|file| file.id.name.to_string()));
+    Ok(names)
 }
 
 fn differences(members: &[&StorageHost], held: &[Files], disputed: &BTreeSet<String>) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! What a client does: one operation after another, on files of its own.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub enum Phase {
     Work,
     /// Finish what was begun.
     Rest,
+    /// Read what is to be read.
+    Read,
 }
 
 /// What the clients share with the simulation.
@@ -33,12 +36,19 @@ pub struct Work {
     pub busy: Cell<usize>,
     /// What they did.
     pub history: RefCell<History>,
+    /// Files to be read at the end, and from which storage.
+    pub reads: RefCell<Vec<(usize, SocketAddr)>>,
 }
 
 impl Work {
     /// For so many clients.
     pub fn new(clients: usize) -> Work {
-        Work { phase: Cell::new(Phase::Wait), busy: Cell::new(clients), history: RefCell::default() }
+        Work {
+            phase: Cell::new(Phase::Wait),
+            busy: Cell::new(clients),
+            history: RefCell::default(),
+            reads: RefCell::default(),
+        }
     }
 }
 
@@ -59,6 +69,16 @@ pub async fn run(work: Rc<Work>, client: Client, mut random: Random) {
         tokio::time::sleep(random.millis(0..pause)).await;
     }
     work.busy.set(work.busy.get() - 1);
+    while work.phase.get() == Phase::Rest {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    loop {
+        // Whichever client comes first.
+        let Some((index, from)) = work.reads.borrow_mut().pop() else { return };
+        work.busy.set(work.busy.get() + 1);
+        read_from(&work, &client, index, from).await;
+        work.busy.set(work.busy.get() - 1);
+    }
 }
 
 async fn step(work: &Work, client: &Client, random: &mut Random, mine: &mut Vec<usize>) {
@@ -166,6 +186,20 @@ async fn read(work: &Work, client: &Client, index: usize) {
         && !history.files[index].may_be(Some(&content))
     {
         history.wrong.push(format!("{id} was read with other bytes than were written"));
+    }
+}
+
+/// Nothing is wrong any more: a member that has a file gives it.
+async fn read_from(work: &Work, client: &Client, index: usize, from: SocketAddr) {
+    let id = work.history.borrow().files[index].id;
+    let mut content = Vec::new();
+    let read = async { client.download_from(from, &id, 0, 0).await?.copy_to(&mut content).await };
+    let read = read.await;
+    let mut history = work.history.borrow_mut();
+    if let Err(e) = read {
+        history.wrong.push(format!("{id} cannot be read from {from}: {e}"));
+    } else if !history.files[index].may_be(Some(&content)) {
+        history.wrong.push(format!("{id} is read from {from} with other bytes than were written"));
     }
 }
 
