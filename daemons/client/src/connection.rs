@@ -2,14 +2,12 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
+use fdfs_host::{TcpStream, tcp};
 use fdfs_protocol::{HEADER_LEN, Header};
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, Interest};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 use crate::content::{Content, Kind};
 use crate::patience::Patience;
@@ -75,23 +73,18 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) async fn open(addr: SocketAddr, timeout: Duration) -> Result<Self, Broken> {
         let broken = |cause| Broken { stage: Stage::Connecting, cause };
-        let stream = match tokio::time::timeout(timeout, TcpStream::connect(addr)).await {
+        let stream = match tokio::time::timeout(timeout, tcp::connect(addr, None)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(broken(Cause::Io(error))),
             Err(_) => return Err(broken(Cause::Timeout(timeout))),
         };
-        stream.set_nodelay(true).map_err(|error| broken(Cause::Io(error)))?;
         Ok(Self { stream, inbox: BytesMut::new() })
     }
 
     /// Whether the connection is open and nothing unasked has come; `thorough` asks the kernel even
     /// if the runtime has not seen an event.
     pub(crate) fn is_quiet(&self, thorough: bool) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        let peek = |byte: &mut [_]| SockRef::from(&self.stream).peek(byte);
-        let seen = if thorough { peek(&mut byte) } else { self.stream.try_io(Interest::READABLE, || peek(&mut byte)) };
-        // Zero bytes are the end, some bytes an answer to nothing; errors are errors.
-        matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        tcp::is_quiet(&self.stream, thorough)
     }
 
     /// Whether everything received has been used.
@@ -136,14 +129,14 @@ impl Connection {
         sent.map_err(|cause| Broken { stage: Stage::Sending, cause })
     }
 
-    /// Calls `write` whenever the socket may take bytes, until it has taken some.
+    /// Calls `write`, which does not wait, whenever the socket may take bytes, until it has taken some.
     async fn write_some(
         &self,
         patience: &mut Patience,
         mut write: impl FnMut() -> io::Result<usize>,
     ) -> Result<usize, Cause> {
         loop {
-            match self.stream.try_io(Interest::WRITABLE, &mut write) {
+            match write() {
                 Ok(n) => {
                     patience.spend(Duration::ZERO, n as u64);
                     return Ok(n);
@@ -173,8 +166,7 @@ impl Connection {
                 slices[used] = IoSlice::new(if i == next { &piece(i)[offset..] } else { piece(i) });
                 used += 1;
             }
-            let socket = SockRef::from(&self.stream);
-            let mut n = self.write_some(patience, || socket.send_vectored(&slices[..used])).await?;
+            let mut n = self.write_some(patience, || tcp::try_send_vectored(&self.stream, &slices[..used])).await?;
             while next < count && n >= piece(next).len() - offset {
                 n -= piece(next).len() - offset;
                 (next, offset) = (next + 1, 0);
@@ -189,9 +181,8 @@ impl Connection {
 
     /// Sends `bytes`, telling the kernel that more will follow at once: no packet for the head alone.
     async fn send_more(&mut self, mut bytes: &[u8], patience: &mut Patience) -> Result<(), Cause> {
-        let socket = SockRef::from(&self.stream);
         while !bytes.is_empty() {
-            let n = self.write_some(patience, || socket.send_with_flags(bytes, libc::MSG_MORE)).await?;
+            let n = self.write_some(patience, || tcp::try_send(&self.stream, bytes, true)).await?;
             bytes = &bytes[n..];
         }
         Ok(())
@@ -207,7 +198,7 @@ impl Connection {
         let mut offset = start;
         while offset < end {
             let piece = (end - offset).min(PIECE as u64) as usize;
-            match self.write_some(patience, || sendfile(&self.stream, file, offset, piece)).await {
+            match self.write_some(patience, || tcp::try_send_file(&self.stream, file, offset, piece)).await {
                 Ok(0) => return Err(Cause::Local("read the file to upload", ended_early(offset, end))),
                 Ok(n) => offset += n as u64,
                 // Files of some file systems cannot be the source of sendfile.
@@ -375,15 +366,6 @@ impl Connection {
     pub(crate) async fn readable(&self) {
         self.stream.readable().await.unwrap();
     }
-}
-
-/// One `sendfile(2)`; the offset of `file` itself is neither used nor moved.
-fn sendfile(socket: &TcpStream, file: &std::fs::File, offset: u64, len: usize) -> io::Result<usize> {
-    let mut offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    // SAFETY: both descriptors stay open for the call, since `socket` and `file` are borrowed; `offset` points to a
-    // live variable that the kernel may write.
-    let n = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &mut offset, len) };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
 fn closed() -> io::Error {

@@ -4,10 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use fdfs_host::{TcpStream, tcp};
 use fdfs_protocol::header::{self, HEADER_LEN, Header};
 use fdfs_protocol::{Command, Encode, Status, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// No answer is longer: the longest is a page of the storage ids table.
@@ -40,7 +40,7 @@ impl LinkError {
 /// How to connect.
 #[derive(Debug, Clone, Copy)]
 pub struct Dial {
-    /// Source address, if it matters.
+    /// Source address, if it matters: without storage ids others know a storage by the address it comes from.
     pub from: Option<IpAddr>,
     /// Longest wait for the connection.
     pub connect: Duration,
@@ -106,24 +106,13 @@ impl Link {
 pub async fn connect(addrs: impl IntoIterator<Item = SocketAddr>, dial: Dial) -> io::Result<(TcpStream, SocketAddr)> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for addr in addrs {
-        match timeout(dial.connect, open(addr, dial.from)).await {
+        match timeout(dial.connect, tcp::connect(addr, dial.from)).await {
             Ok(Ok(stream)) => return Ok((stream, addr)),
             Ok(Err(e)) => last = e,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)
-}
-
-async fn open(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Without storage ids others know a storage by the address it comes from.
-    if let Some(from) = from.filter(|f| f.is_ipv4() == to.is_ipv4() && !f.is_unspecified()) {
-        socket.bind(SocketAddr::new(from, 0))?;
-    }
-    let stream = socket.connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 async fn exchange<M: Encode + ?Sized>(

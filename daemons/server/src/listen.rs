@@ -13,23 +13,19 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use fdfs_host::TcpStream;
+use fdfs_host::tcp::{self, Accepted, Bound, Closer, Listener};
+use fdfs_host::thread::{self, Thread};
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::allow::AllowHosts;
-
-/// Pending connections the kernel may queue; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// How long [`Server::stop`] waits for answers in progress before it drops their connections.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -141,10 +137,8 @@ pub struct Server {
     addrs: Vec<SocketAddr>,
     counts: Arc<ConnectionCounts>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
 }
-
-type Accepted = (std::net::TcpStream, SocketAddr);
 
 impl Server {
     /// Binds and starts serving.
@@ -172,19 +166,16 @@ impl Server {
             allow: listen.allow,
         });
         for (i, queue) in receivers.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let worker = Worker { queue, handler: handler.clone(), counts: counts.clone(), stopped: stopped.clone() };
             // The first worker accepts for all: accepting is rare next to serving, a thread of its own would only
             // add a switch.
             let acceptor = acceptor.take();
             let stopped = stopped.clone();
-            let thread = std::thread::Builder::new().name(format!("{}-{i}", listen.name)).spawn(move || {
-                runtime.block_on(async move {
-                    if let Some(acceptor) = acceptor {
-                        tokio::spawn(acceptor.run(stopped));
-                    }
-                    worker.run().await;
-                });
+            let thread = thread::spawn(&format!("{}-{i}", listen.name), async move {
+                if let Some(acceptor) = acceptor {
+                    tokio::spawn(acceptor.run(stopped));
+                }
+                worker.run().await;
             })?;
             server.threads.push(thread);
         }
@@ -222,7 +213,7 @@ impl Drop for Server {
     }
 }
 
-fn bind_all(listen: &Listen) -> Result<Vec<std::net::TcpListener>, StartError> {
+fn bind_all(listen: &Listen) -> Result<Vec<Bound>, StartError> {
     if listen.bind.is_empty() {
         let v4 = bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), listen.port))?;
         let port = v4.local_addr()?.port();
@@ -244,24 +235,13 @@ fn bind_all(listen: &Listen) -> Result<Vec<std::net::TcpListener>, StartError> {
     Ok(all)
 }
 
-fn bind(addr: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    let open = || -> io::Result<Socket> {
-        let s = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        if addr.is_ipv6() {
-            s.set_only_v6(true)?;
-        }
-        s.set_reuse_address(true)?;
-        s.set_nonblocking(true)?;
-        s.bind(&addr.into())?;
-        s.listen(BACKLOG)?;
-        Ok(s)
-    };
-    open().map(Into::into).map_err(|source| StartError::Bind { addr, source })
+fn bind(addr: SocketAddr) -> Result<Bound, StartError> {
+    tcp::bind(addr).map_err(|source| StartError::Bind { addr, source })
 }
 
 struct Acceptor {
-    listeners: Vec<std::net::TcpListener>,
-    workers: Vec<mpsc::UnboundedSender<Accepted>>,
+    listeners: Vec<Bound>,
+    workers: Vec<mpsc::UnboundedSender<(Accepted, SocketAddr)>>,
     next: AtomicUsize,
     counts: Arc<ConnectionCounts>,
     limit: usize,
@@ -274,7 +254,7 @@ impl Acceptor {
         let this = Arc::new(self);
         let mut tasks = JoinSet::new();
         for l in listeners {
-            match TcpListener::from_std(l) {
+            match l.listen() {
                 Ok(l) => drop(tasks.spawn(this.clone().accept(l, stopped.clone()))),
                 Err(e) => warn!("cannot accept connections: {e}"),
             }
@@ -282,7 +262,7 @@ impl Acceptor {
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+    async fn accept(self: Arc<Self>, listener: Listener, mut stopped: watch::Receiver<bool>) {
         loop {
             let accepted = tokio::select! {
                 _ = stopped.wait_for(|s| *s) => return,
@@ -300,7 +280,7 @@ impl Acceptor {
         }
     }
 
-    fn place(&self, stream: TcpStream, peer: SocketAddr) {
+    fn place(&self, stream: Accepted, peer: SocketAddr) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         if !self.allow.allows(peer.ip()) {
             warn!("connection from {peer} refused: not in allow_hosts");
@@ -310,11 +290,8 @@ impl Acceptor {
             warn!("connection from {peer} refused: max_connections = {} are open", self.limit);
             return;
         }
-        let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)));
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        let sent = stream.into_std().map(|s| self.workers[turn].send((s, peer)).is_ok()).unwrap_or(false);
-        if !sent {
+        if self.workers[turn].send((stream, peer)).is_err() {
             self.counts.leave();
         }
     }
@@ -325,7 +302,7 @@ fn is_exhaustion(e: &io::Error) -> bool {
 }
 
 struct Worker<H> {
-    queue: mpsc::UnboundedReceiver<Accepted>,
+    queue: mpsc::UnboundedReceiver<(Accepted, SocketAddr)>,
     handler: Arc<H>,
     counts: Arc<ConnectionCounts>,
     stopped: watch::Receiver<bool>,
@@ -339,10 +316,15 @@ impl<H: Handler> Worker<H> {
             tokio::select! {
                 _ = self.stopped.wait_for(|s| *s) => break,
                 Some((stream, peer)) = self.queue.recv() => {
-                    let guard = Guard::new(self.counts.clone(), open.clone(), stream.as_raw_fd());
-                    match TcpStream::from_std(stream) {
-                        Ok(stream) => drop(tasks.spawn(serve(self.handler.clone(), stream, peer, guard))),
-                        Err(e) => warn!("connection from {peer} dropped: {e}"),
+                    match stream.stream() {
+                        Ok(stream) => {
+                            let guard = Guard::new(self.counts.clone(), open.clone(), Closer::of(&stream));
+                            tasks.spawn(serve(self.handler.clone(), stream, peer, guard));
+                        }
+                        Err(e) => {
+                            self.counts.leave();
+                            warn!("connection from {peer} dropped: {e}");
+                        }
                     }
                 }
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => report(ended),
@@ -375,15 +357,12 @@ async fn serve<H: Handler>(handler: Arc<H>, mut stream: TcpStream, peer: SocketA
 
 /// The sockets of one worker, so that stopping can end what waits on them.
 #[derive(Debug, Default)]
-struct OpenSockets(Mutex<HashMap<u64, RawFd>>, AtomicU64);
+struct OpenSockets(Mutex<HashMap<u64, Closer>>, AtomicU64);
 
 impl OpenSockets {
     fn shutdown_all(&self) {
-        for fd in self.0.lock().values() {
-            // SAFETY: a descriptor leaves this map before its stream is dropped (see `serve`), and `shutdown` has no
-            // memory effects.
-            unsafe { libc::shutdown(*fd, libc::SHUT_RD) };
-        }
+        // Each leaves this map before its stream is dropped (see `serve`).
+        self.0.lock().values().for_each(Closer::close_reading);
     }
 }
 
@@ -395,9 +374,9 @@ struct Guard {
 }
 
 impl Guard {
-    fn new(counts: Arc<ConnectionCounts>, open: Arc<OpenSockets>, fd: RawFd) -> Guard {
+    fn new(counts: Arc<ConnectionCounts>, open: Arc<OpenSockets>, closer: Closer) -> Guard {
         let key = open.1.fetch_add(1, Ordering::Relaxed);
-        open.0.lock().insert(key, fd);
+        open.0.lock().insert(key, closer);
         Guard { counts, open, key }
     }
 }

@@ -16,7 +16,7 @@ static PERMITS: Semaphore = Semaphore::const_new(JOBS);
 pub async fn run<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     // Nobody closes the semaphore; if somebody did, running without a permit is better than not running.
     let _permit = PERMITS.acquire().await.ok();
-    tokio::task::spawn_blocking(job).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+    fdfs_host::thread::blocking(job).await
 }
 
 #[cfg(test)]

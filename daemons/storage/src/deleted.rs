@@ -14,16 +14,12 @@ use std::path::Path;
 
 use fdfs_protocol::RemoteName;
 use fdfs_protocol::binlog::{Change, Record};
-use fdfs_protocol::file_id::Kind;
 use parking_lot::Mutex;
 
 /// Names remembered; some 10 MB.
 const MAX: usize = 65_536;
 /// Bytes of the binlog that are looked at after a start: about as many records.
 const TAIL: u64 = 4 << 20;
-
-/// Characters of a name that tell source, time, size and checksum.
-const BLOCK: usize = 27;
 
 type Key = (u8, Box<str>);
 
@@ -57,16 +53,6 @@ impl Default for Deleted {
 
 fn key(name: &RemoteName) -> Key {
     (name.store_path(), name.true_name().into())
-}
-
-/// Whether no other file will ever get this name. (A slave whose prefix is made of digits may look so.)
-fn is_given_once(name: &RemoteName) -> bool {
-    let ordinary = matches!(name.kind(), Ok(Kind::Normal | Kind::Appender | Kind::Trunk)) && !name.is_metadata();
-    let tail = name.tail();
-    let stem = tail.split('.').next().unwrap_or(tail);
-    // A slave of an appender counts as one, and is longer.
-    let longer = name.kind() == Ok(Kind::Appender) && name.file_part().len() > BLOCK + tail.len();
-    ordinary && !longer && stem.bytes().all(|b| b.is_ascii_digit())
 }
 
 impl Deleted {
@@ -139,14 +125,14 @@ impl Deleted {
             return false;
         }
         if let Some(removal) = inner.names.get(&key)
-            && (is_given_once(name) || timestamp < removal.timestamp)
+            && (name.is_given_once() || timestamp < removal.timestamp)
         {
             return true;
         }
         // Metadata goes with its file.
         let base = key.1.strip_suffix("-m").filter(|_| name.is_metadata());
         let removed = |base: &str| inner.names.contains_key(&(key.0, base.into()));
-        base.is_some_and(removed) && base_of(name).is_some_and(|base| is_given_once(&base))
+        base.is_some_and(removed) && base_of(name).is_some_and(|base| base.is_given_once())
     }
 
     /// As [`Deleted::is_late`] for a rename to `name`, which may take back an earlier one.

@@ -3,14 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use fdfs_host::thread::{self, Thread};
 use fdfs_protocol::datafile::StorageStatFile;
 use fdfs_protocol::{GroupName, IpText};
 use fdfs_server::{Dial, Listen, Server};
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
@@ -56,7 +55,7 @@ pub struct Storage {
     addr: SocketAddr,
     stop: watch::Sender<bool>,
     active: Arc<Active>,
-    background: Option<JoinHandle<()>>,
+    background: Option<Thread>,
 }
 
 impl Storage {
@@ -65,12 +64,25 @@ impl Storage {
     /// # Errors
     /// Whatever keeps it from serving, with the key, the path and the remedy; nothing keeps running then.
     pub fn start(config: StorageConfig) -> anyhow::Result<Storage> {
+        let (storage, settled) = Storage::begin(config)?;
+        match settled.recv_timeout(FIRST_WAIT) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(e),
+            Err(_) => warn!("no tracker has answered yet; serving begins when one does"),
+        }
+        Ok(storage)
+    }
+
+    /// [`Storage::start`] without waiting: whether the storage could begin to serve, once it knows who it is, can be
+    /// received.
+    ///
+    /// # Errors
+    /// As [`Storage::start`].
+    pub fn begin(config: StorageConfig) -> anyhow::Result<(Storage, Settled)> {
         for remark in &config.remarks {
             warn!("{remark}");
         }
         let up_time = clock::now();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot make a runtime")?;
         let dial = Dial {
             from: config.bind.first().copied().filter(|_| config.client_bind),
             connect: config.connect_timeout,
@@ -78,7 +90,7 @@ impl Storage {
         };
         let group = match config.group {
             Some(group) => group,
-            None => ask_group(&runtime, &config, dial)?,
+            None => ask_group(&config, dial)?,
         };
         let config = Arc::new(config);
         let (service, init) = open(&config, group)?;
@@ -88,7 +100,7 @@ impl Storage {
         let addr = server.local_addr();
         let (stop, stopped) = watch::channel(false);
         let active = Arc::new(Active::default());
-        let (ready, waiting) = std::sync::mpsc::channel();
+        let (ready, settled) = std::sync::mpsc::channel();
         let background = Background {
             config,
             service: service.clone(),
@@ -99,18 +111,11 @@ impl Storage {
             connections: server.connections().clone(),
             active: active.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("storage-report".into())
-            .spawn(move || runtime.block_on(background.run(stopped, ready)))
-            .context("cannot start a thread")?;
+        let thread =
+            thread::spawn("storage-report", background.run(stopped, ready)).context("cannot start a thread")?;
         let storage = Storage { server: Some(server), service, addr, stop, active, background: Some(thread) };
-        match waiting.recv_timeout(FIRST_WAIT) {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(e),
-            Err(_) => warn!("no tracker has answered yet; serving begins when one does"),
-        }
         info!("storage of {group} listens on {addr}");
-        Ok(storage)
+        Ok((storage, settled))
     }
 
     /// The address it listens on, with the real port.
@@ -174,12 +179,11 @@ fn listen(config: &StorageConfig) -> Listen {
     }
 }
 
-fn ask_group(runtime: &Runtime, config: &StorageConfig, dial: Dial) -> anyhow::Result<GroupName> {
+fn ask_group(config: &StorageConfig, dial: Dial) -> anyhow::Result<GroupName> {
     if config.trackers.is_empty() {
         bail!("group_name is missing; name the group of this storage");
     }
-    runtime
-        .block_on(identity::ask_group(config, dial))
+    thread::block_on(identity::ask_group(config, dial))?
         .context("group_name is missing, and no tracker could tell it: name the group, or add this storage to the tracker's storage ids")
 }
 
@@ -265,6 +269,9 @@ struct Background {
 }
 
 type Ready = std::sync::mpsc::Sender<anyhow::Result<()>>;
+
+/// Where it can be received whether a storage serves.
+pub type Settled = std::sync::mpsc::Receiver<anyhow::Result<()>>;
 
 impl Background {
     async fn run(self, mut stopped: watch::Receiver<bool>, ready: Ready) {

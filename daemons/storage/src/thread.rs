@@ -8,8 +8,8 @@ static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
-    // The standard library seeds its hasher from the system's randomness.
-    static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(NUMBER.with(|n| *n)));
+    // The standard library seeds its hasher from the system's randomness, for each thread anew.
+    static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0));
 }
 
 /// A small number that is this thread's own; threads that live at the same time mostly have different ones modulo

@@ -216,6 +216,16 @@ impl RemoteName {
         self.as_str().ends_with(Self::METADATA_SUFFIX)
     }
 
+    /// Whether no other file ever gets this name: it was made for one upload. Slaves, metadata and links can be made anew
+    /// under a name that was used. (A slave whose prefix consists of digits may look like an upload.)
+    pub fn is_given_once(&self) -> bool {
+        let Ok(kind) = self.kind() else { return false };
+        let slot = if kind == Kind::Trunk { TrunkSlot::TEXT_LEN } else { 0 };
+        let Some(tail) = self.file_part().get(NameBlock::TEXT_LEN + slot..) else { return false };
+        let number = tail.split('.').next().unwrap_or(tail);
+        tail.len() == Self::TAIL_LEN && number.bytes().all(|b| b.is_ascii_digit())
+    }
+
     /// The name of this file's metadata file; `None` when that would be too long.
     pub fn metadata(&self) -> Option<RemoteName> {
         let mut b = Builder { name: *self };

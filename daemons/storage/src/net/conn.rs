@@ -8,14 +8,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use fdfs_host::{TcpStream, tcp};
 use fdfs_protocol::header::{HEADER_LEN, Header};
-use tokio::io::{AsyncRead, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::scratch::{SIZE, Scratch};
 
@@ -156,19 +155,13 @@ impl<'a> Conn<'a> {
     /// # Errors
     /// [`Gone`] when the peer does not take it.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        self.send_with(bytes, 0).await
+        self.send_with(bytes, false).await
     }
 
-    pub(super) async fn send_with(&mut self, mut bytes: &[u8], flags: libc::c_int) -> Result<(), Gone> {
+    pub(super) async fn send_with(&mut self, mut bytes: &[u8], more: bool) -> Result<(), Gone> {
         self.sent += bytes.len() as u64;
         while !bytes.is_empty() {
-            let fd = self.stream.as_raw_fd();
-            let write = || {
-                // SAFETY: the slice is valid for its length during the call; the descriptor is the stream's.
-                let n = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags | libc::MSG_NOSIGNAL) };
-                if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
-            };
-            match self.stream.try_io(Interest::WRITABLE, write) {
+            match tcp::try_send(self.stream, bytes, more) {
                 Ok(n) => bytes = &bytes[n..],
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -181,9 +174,7 @@ impl<'a> Conn<'a> {
     /// Ends the sending side and reads what the client still sends for a short while: closing with unread bytes would
     /// reset the connection, and the client might lose the answer.
     pub async fn linger(&mut self) {
-        let fd = self.stream.as_raw_fd();
-        // SAFETY: a plain call on the stream's descriptor.
-        unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+        tcp::shutdown_write(self.stream);
         let patience = self.timeout;
         let all = async {
             let mut left = LINGER_BYTES;
@@ -233,7 +224,7 @@ impl<'a> Conn<'a> {
             if timed {
                 let begun = self.body > 0 || self.held() > 0;
                 let stream = &*self.stream;
-                let ready = async { if begun { fdfs_server::rest(stream).await } else { stream.readable().await } };
+                let ready = async { if begun { fdfs_host::tcp::rest(stream).await } else { stream.readable().await } };
                 match tokio::time::timeout(self.timeout, ready).await {
                     Ok(Ok(())) => {}
                     _ => return Err(Gone),

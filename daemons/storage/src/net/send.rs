@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use tokio::io::Interest;
+use fdfs_host::tcp;
 
 use super::scratch::{SIZE, Scratch};
 use super::{Conn, Gone};
@@ -63,7 +63,7 @@ impl Conn<'_> {
 
     /// Without copying the content through this process.
     async fn send_file(&mut self, head: &[u8], file: &File, offset: u64, len: u64) -> Result<(), Gone> {
-        self.send_with(head, if len > 0 { libc::MSG_MORE } else { 0 }).await?;
+        self.send_with(head, len > 0).await?;
         let (mut at, end) = (offset, offset + len);
         while at < end {
             if !cached(file, at) {
@@ -74,7 +74,7 @@ impl Conn<'_> {
             }
             let piece_end = end.min(at + SEND_PIECE);
             while at < piece_end {
-                match self.try_send_file(file, at, piece_end - at) {
+                match tcp::try_send_file(self.stream, file, at, (piece_end - at) as usize) {
                     Ok(0) => return Err(Gone),
                     Ok(n) => {
                         at += n as u64;
@@ -90,16 +90,6 @@ impl Conn<'_> {
             }
         }
         Ok(())
-    }
-
-    fn try_send_file(&self, file: &File, at: u64, len: u64) -> io::Result<usize> {
-        let out = self.stream.as_raw_fd();
-        let mut from = at as libc::off_t;
-        self.stream.try_io(Interest::WRITABLE, || {
-            // SAFETY: both descriptors are open; `from` lives during the call.
-            let n = unsafe { libc::sendfile(out, file.as_raw_fd(), &mut from, len as usize) };
-            if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
-        })
     }
 }
 

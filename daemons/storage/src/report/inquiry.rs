@@ -96,7 +96,7 @@ impl Cluster {
         Err(last)
     }
 
-    /// Tells every tracker the status of a member, and takes it as true here.
+    /// Tells every tracker the status of a member, and takes it as true here unless a tracker knows better by then.
     ///
     /// # Errors
     /// What the last tracker answered, when none took it.
@@ -129,7 +129,8 @@ impl Cluster {
         if !taken {
             return Err(last);
         }
-        self.members.send_if_modified(|members| members.set_status(member, status));
+        // What follows from it may have been told by one tracker while another could not be reached.
+        self.members.send_if_modified(|members| members.change_status(member, known.status, status));
         Ok(())
     }
 }

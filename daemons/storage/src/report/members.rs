@@ -49,11 +49,12 @@ impl Members {
         self.list.get(id)
     }
 
-    /// This storage has found out, or decided, that a member has this status; false if it has it already.
-    pub fn set_status(&mut self, id: &StorageId, status: StorageStatus) -> bool {
+    /// This storage has found out, or decided, that a member of status `from` has another now; false if nothing changes,
+    /// because it has that already or a tracker has told yet another meanwhile.
+    pub fn change_status(&mut self, id: &StorageId, from: StorageStatus, to: StorageStatus) -> bool {
         match self.list.get_mut(id) {
-            Some(member) if member.status != status => {
-                member.status = status;
+            Some(member) if member.status == from && from != to => {
+                member.status = to;
                 true
             }
             _ => false,
@@ -220,8 +221,12 @@ mod tests {
     fn own_findings_are_changes_once() {
         let mut m = Members::default();
         m.merge(&[brief(2, S::WaitSync)], &id(1), false);
-        assert!(m.set_status(&id(2), S::Syncing) && !m.set_status(&id(2), S::Syncing));
-        assert!(!m.set_status(&id(3), S::Active));
+        assert!(m.change_status(&id(2), S::WaitSync, S::Syncing) && !m.change_status(&id(2), S::Syncing, S::Syncing));
         assert_eq!(m.get(&id(2)).unwrap().status, S::Syncing);
+        assert!(!m.change_status(&id(3), S::Syncing, S::Active));
+        // A tracker was faster: what it told stays.
+        m.merge(&[brief(2, S::Active)], &id(1), false);
+        assert!(!m.change_status(&id(2), S::Syncing, S::Offline));
+        assert_eq!(m.get(&id(2)).unwrap().status, S::Active);
     }
 }

@@ -32,13 +32,13 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use fdfs_host::TcpStream;
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::file_id::Source;
 use fdfs_protocol::header::{HEADER_LEN, Header};
 use fdfs_protocol::{Command, GroupName, IpSize, IpText, RemoteName, Status, WireError};
 use fdfs_server::Handler;
-use tokio::net::TcpStream;
 use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};

@@ -4,6 +4,9 @@
 //! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does. A change is complete
 //! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
 //! no body.
+//!
+//! The deletion of a file that was uploaded here is recorded as if a client had asked for it, and so pushed on: it
+//! follows the file to every member that this storage brings the file to, however late.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +15,7 @@ use std::sync::Arc;
 
 use crc32fast::Hasher;
 use fdfs_protocol::binlog::{Change, Origin, Record};
-use fdfs_protocol::file_id::{Kind, NameBlock};
+use fdfs_protocol::file_id::Kind;
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
@@ -243,10 +246,22 @@ impl Service {
         self.can_record()?;
         self.deleted.add(&request.name, request.timestamp);
         self.unlink(&place, meta.size).await?;
-        self.record_push(&line, true)?;
+        if self.is_source(&request.name) {
+            // The file may still be on its way from here to members that have heard of its end already. The pusher does
+            // not wait until they have heard of it again.
+            drop(self.record_done(clock::now(), Change::Delete, &request.name)?);
+        } else {
+            self.record_push(&line, true)?;
+        }
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
+    }
+
+    /// Whether the file was uploaded here.
+    fn is_source(&self, name: &RemoteName) -> bool {
+        let here = self.membership.get().map(|membership| membership.source);
+        here.is_some() && name.block().ok().map(|block| block.source) == here
     }
 
     async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {
@@ -481,24 +496,7 @@ async fn has_content(conn: &mut Conn<'_>, file: File, mut at: u64) -> Result<boo
 }
 
 /// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
-/// appenders have none. A slave's name may be as short as others, but its prefix hardly consists of digits alone.
+/// appenders have none.
 fn has_sum(name: &RemoteName) -> bool {
-    let after_block = name.file_part().get(NameBlock::TEXT_LEN..).unwrap_or_default();
-    let (number, _) = after_block.split_once('.').unwrap_or((after_block, ""));
-    name.kind().is_ok_and(Kind::is_normal) && number.bytes().all(|b| b.is_ascii_digit())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_names_of_slaves_promise_nothing() {
-        let sum = |name: &str| has_sum(&name.parse().unwrap());
-        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg901.txt"));
-        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg9016283"));
-        assert!(!sum("M00/04/0A/CgkBAmsHudCAX0PdAACMnIjsm68339_615"));
-        assert!(!sum("M00/03/06/CgkBAmsHuc-Aecm4AAAK9Wi_-8k650_28"));
-        assert!(!sum("M00/07/05/CgkBAmsHusKEaDWvAAAAAHEOZ44987.txt"), "an appender");
-    }
+    name.is_given_once() && name.kind().is_ok_and(Kind::is_normal)
 }

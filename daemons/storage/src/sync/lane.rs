@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fdfs_host::TcpStream;
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::header::{self, Header};
 use fdfs_protocol::peer::compare::SyncCompare;
@@ -19,7 +20,6 @@ use fdfs_protocol::peer::replica::{
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::rules::{Verdict, judge};
@@ -146,7 +146,9 @@ impl Lane {
             Change::Create => self.create(self.dated(record, whole)?).await,
             Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Change::Delete => {
-                if self.meta(name, false)?.is_some() {
+                // A file of this name has been made since, and its record comes later. Under a name that is given once it
+                // was pushed here late, and has to go everywhere.
+                if !name.is_given_once() && self.meta(name, false)?.is_some() {
                     return Ok(());
                 }
                 self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name: *name }).await

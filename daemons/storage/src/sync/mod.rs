@@ -38,8 +38,8 @@ pub mod window;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
+use fdfs_host::thread::{self, Thread};
 use fdfs_protocol::StorageId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -53,7 +53,7 @@ use crate::report::session::Cluster;
 #[derive(Debug)]
 pub struct Replication {
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl Replication {
@@ -62,18 +62,14 @@ impl Replication {
     /// # Errors
     /// When no thread or runtime can be made.
     pub fn start(cluster: Arc<Cluster>) -> io::Result<Replication> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, mut stopped) = watch::channel(false);
-        let run = move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = stopped.wait_for(|stop| *stop) => {}
-                    () = attend(cluster.clone()) => {}
-                    () = lost::attend(cluster) => {}
-                }
-            });
-        };
-        let thread = std::thread::Builder::new().name("storage-push".into()).spawn(run)?;
+        let thread = thread::spawn("storage-push", async move {
+            tokio::select! {
+                _ = stopped.wait_for(|stop| *stop) => {}
+                () = attend(cluster.clone()) => {}
+                () = lost::attend(cluster) => {}
+            }
+        })?;
         Ok(Replication { stop, thread: Some(thread) })
     }
 }

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fdfs_host::{TcpStream, tcp};
 use fdfs_protocol::Status;
 use fdfs_protocol::header::{HEADER_LEN, Header};
 use fdfs_protocol::peer::GroupMember;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -122,7 +122,7 @@ impl Connection {
             let begun = !input.is_empty();
             let read = async {
                 if begun {
-                    fdfs_server::rest(stream).await?;
+                    fdfs_host::tcp::rest(stream).await?;
                 }
                 stream.read(input.space()).await
             };
@@ -138,7 +138,7 @@ impl Connection {
 /// Sends all of `out` and empties it.
 async fn send(stream: &mut TcpStream, out: &mut Vec<u8>, limit: Duration) -> io::Result<()> {
     // Nearly always the kernel takes all at once, and no timer is needed.
-    let sent = match stream.try_write(out) {
+    let sent = match tcp::try_send(stream, out, false) {
         Ok(n) => n,
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
         Err(e) => return Err(e),

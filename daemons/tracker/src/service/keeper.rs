@@ -6,12 +6,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use fdfs_host::thread::{self, Thread};
 use fdfs_protocol::datafile::TrackerRunFile;
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use super::{Shared, now};
@@ -29,7 +30,7 @@ type Waiter = oneshot::Sender<io::Result<()>>;
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pending: Mutex<Pending>,
-    changed: Condvar,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -80,14 +81,14 @@ impl Wishes {
 #[derive(Debug)]
 pub(super) struct Keeper {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl Keeper {
     /// Starts it. The first `changelog_saved` bytes of the changelog are in its file already.
     pub(super) fn start(shared: Arc<Shared>, data: DataDir, changelog_saved: u64) -> io::Result<Keeper> {
         let worker = Worker { shared: shared.clone(), data, changelog_saved, failing: false };
-        let thread = std::thread::Builder::new().name("tracker-keeper".into()).spawn(move || worker.run())?;
+        let thread = thread::spawn("tracker-keeper", worker.run())?;
         Ok(Keeper { shared, thread: Some(thread) })
     }
 }
@@ -111,7 +112,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
+    async fn run(mut self) {
         let shared = self.shared.clone();
         let check_every = {
             let cluster = shared.cluster.lock();
@@ -123,7 +124,7 @@ impl Worker {
         let mut retry: Option<Instant> = None;
         loop {
             let due = [Some(next_check), Some(next_status), retry].into_iter().flatten().min().unwrap_or(next_check);
-            let Pending { unsaved, replaced, alive, waiters, stop } = self.wait(&shared, due, retry.is_some());
+            let Pending { unsaved, replaced, alive, waiters, stop } = self.wait(&shared, due, retry.is_some()).await;
             if stop {
                 let result = self.save(Unsaved::ALL, replaced);
                 self.save_status();
@@ -159,17 +160,15 @@ impl Worker {
 
     /// Waits for something to do, until `due` at most. While a save has to be retried, only its time or a waiter (who
     /// must get an answer now) starts the next one.
-    fn wait(&self, shared: &Shared, due: Instant, retrying: bool) -> Pending {
+    async fn wait(&self, shared: &Shared, due: Instant, retrying: bool) -> Pending {
+        let wanted = || {
+            let pending = shared.wishes.pending.lock();
+            let unsaved = pending.unsaved.any() && !retrying;
+            pending.stop || pending.alive || !pending.waiters.is_empty() || unsaved
+        };
+        // What is asked for between the look and the wait ends the wait at once.
+        while !wanted() && timeout_at(due, shared.wishes.changed.notified()).await.is_ok() {}
         let mut pending = shared.wishes.pending.lock();
-        loop {
-            let wanted = pending.alive || !pending.waiters.is_empty() || (pending.unsaved.any() && !retrying);
-            if pending.stop || wanted {
-                break;
-            }
-            if shared.wishes.changed.wait_until(&mut pending, due).timed_out() {
-                break;
-            }
-        }
         let stop = pending.stop;
         Pending { stop, ..std::mem::take(&mut pending) }
     }

@@ -24,10 +24,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use fdfs_host::TcpStream;
 use fdfs_protocol::stat::Connections;
 use fdfs_server::{ConnectionCounts, Handler, Listen, Server, StartError};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -63,6 +63,7 @@ pub struct Tracker {
     relations: Option<Relations>,
     server: Option<Server>,
     keeper: Option<Keeper>,
+    shared: Arc<Shared>,
     addr: SocketAddr,
 }
 
@@ -121,14 +122,19 @@ impl Tracker {
         cluster.trackers.set_port(addr.port());
         drop(cluster);
         let _ = shared.counts.set(server.connections().clone());
-        let relations = Relations::start(shared)?;
+        let relations = Relations::start(shared.clone())?;
         info!("listening on {addr}");
-        Ok(Tracker { relations: Some(relations), server: Some(server), keeper: Some(keeper), addr })
+        Ok(Tracker { relations: Some(relations), server: Some(server), keeper: Some(keeper), shared, addr })
     }
 
     /// The address it listens on, with the real port.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Whether it leads the trackers, and is sure enough of that to tell storages about members and trunk servers.
+    pub fn acts(&self) -> bool {
+        self.shared.cluster.lock().trackers.acts(moment())
     }
 
     /// Stops serving, saves everything, and returns when that is done.

@@ -9,9 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use fdfs_host::thread::{self, Thread};
 use fdfs_protocol::peer::election::{JoinLeader, PingLeader, TrunkServerTable};
 use fdfs_protocol::tracker::{LeaderAddress, TrackerStatus};
 use fdfs_protocol::{Command, Encode, Status};
@@ -53,12 +53,11 @@ impl Dialling {
 #[derive(Debug)]
 pub(super) struct Relations {
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl Relations {
     pub(super) fn start(shared: Arc<Shared>) -> io::Result<Relations> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let worker = Worker {
             shared,
@@ -67,9 +66,7 @@ impl Relations {
             leader: None,
             tasks: JoinSet::new(),
         };
-        let thread = std::thread::Builder::new()
-            .name("tracker-election".into())
-            .spawn(move || runtime.block_on(worker.run(stopped)))?;
+        let thread = thread::spawn("tracker-election", worker.run(stopped))?;
         Ok(Relations { stop: Some(stop), thread: Some(thread) })
     }
 }

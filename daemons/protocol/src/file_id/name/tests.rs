@@ -97,6 +97,20 @@ fn slaves() {
 }
 
 #[test]
+fn names_that_are_given_once() {
+    let once = |name: &str| name.parse::<RemoteName>().unwrap().is_given_once();
+    assert!(once("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg901.txt"));
+    assert!(once("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg9016283"));
+    assert!(once("M00/07/05/CgkBAmsHusKEaDWvAAAAAHEOZ44987.txt"), "an appender");
+    assert!(!once("M00/04/0A/CgkBAmsHudCAX0PdAACMnIjsm68339_615"), "a slave as short as its master");
+    assert!(!once("M00/03/06/CgkBAmsHuc-Aecm4AAAK9Wi_-8k650_28"), "a shorter one");
+    assert!(!once("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg901_big.jpg"));
+    assert!(!once("M00/07/05/CgkBAmsHusKEaDWvAAAAAHEOZ44987_s.txt"), "a slave of an appender");
+    assert!(!once("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg901.txt-m"));
+    assert!(!once("M00/00/00/short"));
+}
+
+#[test]
 fn metadata_names() {
     let n = name(NORMAL);
     let m = n.metadata().unwrap();

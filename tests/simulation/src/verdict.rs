@@ -1,0 +1,127 @@
+//! Whether the members hold what they must: the same files, and of every file that was acknowledged one of the contents
+//! it may have.
+//!
+//! A file that may be changed is not judged if two members took changes of it from clients: each is then ahead of the
+//! other, and what comes of that is not promised, as in FastDFS. Nor is one that a kill may have left with part of a long
+//! change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context;
+use fdfs_client::Metadata;
+use fdfs_protocol::GroupName;
+use fdfs_protocol::binlog::{Origin, Record};
+
+use crate::cluster::{Cluster, StorageHost};
+use crate::history::{File, History};
+
+/// Files by their names, as IDs have them.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// What is wrong with the members now; nothing if they hold what they must.
+pub fn complaints(cluster: &Cluster, history: &History) -> anyhow::Result<Vec<String>> {
+    let groups: BTreeSet<&GroupName> = cluster.storages.iter().map(|s| &s.group).collect();
+    let mut wrong = Vec::new();
+    for group in groups {
+        let members: Vec<&StorageHost> = cluster.storages.iter().filter(|s| s.group == *group).collect();
+        let held: Vec<Files> = members.iter().map(|member| files(&member.base)).collect::<Result<_, _>>()?;
+        let disputed = not_judged(&members, history)?;
+        wrong.extend(differences(&members, &held, &disputed));
+        for file in history.files.iter().filter(|file| file.id.group == *group) {
+            for (member, held) in members.iter().zip(&held) {
+                wrong.extend(judge(file, held, &disputed).map(|what| format!("{}: {what}", member.name)));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// Names that are not judged.
+pub fn disputed_names(cluster: &Cluster, history: &History) -> anyhow::Result<BTreeSet<String>> {
+    let members: Vec<&StorageHost> = cluster.storages.iter().collect();
+    not_judged(&members, history)
+}
+
+fn not_judged(members: &[&StorageHost], history: &History) -> anyhow::Result<BTreeSet<String>> {
+    let mut names = disputed(members)?;
+    names.extend(history.files.iter().filter(|file| file.torn).map(|file| file.id.name.to_string()));
+    Ok(names)
+}
+
+fn differences(members: &[&StorageHost], held: &[Files], disputed: &BTreeSet<String>) -> Vec<String> {
+    let names: BTreeSet<&String> =
+        held.iter().flat_map(BTreeMap::keys).filter(|name| !disputed.contains(*name)).collect();
+    let mut wrong = Vec::new();
+    for name in names {
+        let tell = |files: &Files| match files.get(name) {
+            Some(content) => format!("{} bytes {:08x}", content.len(), crc32fast::hash(content)),
+            None => "nothing".to_owned(),
+        };
+        let told: Vec<String> = held.iter().map(tell).collect();
+        if told.iter().any(|one| *one != told[0]) {
+            let each = members.iter().zip(told).map(|(member, told)| format!("{} has {told}", member.name));
+            wrong.push(format!("{name}: {}", each.collect::<Vec<_>>().join(", ")));
+        }
+    }
+    wrong
+}
+
+fn judge(file: &File, held: &Files, disputed: &BTreeSet<String>) -> Option<String> {
+    let name = file.id.name.to_string();
+    if disputed.contains(&name) {
+        return None;
+    }
+    let content = held.get(&name).map(Vec::as_slice);
+    if !file.may_be(content) {
+        let may: Vec<Option<usize>> = file.states.iter().map(|s| s.content.as_ref().map(Vec::len)).collect();
+        return Some(format!("{name} is {:?} bytes, may be {may:?}", content.map(<[u8]>::len)));
+    }
+    let described = format!("{name}-m");
+    if content.is_none() || disputed.contains(&described) {
+        return None;
+    }
+    let metadata = held.get(&described).map_or_else(Metadata::new, |text| Metadata::parse(text));
+    (!file.may_have(&metadata)).then(|| format!("{described} is {metadata:?}, may be {:?}", file.states[0].metadata))
+}
+
+/// Names of appenders and metadata whose changes two members took from clients.
+fn disputed(members: &[&StorageHost]) -> anyhow::Result<BTreeSet<String>> {
+    let mut takers: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for member in members {
+        let path = member.base.join("data/sync/binlog.000");
+        let text = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let Ok(record) = Record::parse(line) else { continue };
+            let mutable =
+                record.name.as_str().ends_with("-m") || !record.name.kind().is_ok_and(|kind| kind.is_normal());
+            if record.origin == Origin::Client && mutable {
+                takers.entry(record.name.to_string()).or_default().insert(&member.name);
+            }
+        }
+    }
+    Ok(takers.into_iter().filter(|(_, by)| by.len() > 1).map(|(name, _)| name).collect())
+}
+
+fn files(base: &Path) -> anyhow::Result<Files> {
+    let mut found = Files::new();
+    let data = base.join("data");
+    for high in 0..2 {
+        for low in 0..2 {
+            let dir = data.join(format!("{high:02X}/{low:02X}"));
+            for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if !name.starts_with('.') {
+                    found.insert(format!("M00/{high:02X}/{low:02X}/{name}"), fs::read(entry.path())?);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
