@@ -60,7 +60,7 @@ fn key(name: &RemoteName) -> Key {
 }
 
 /// Whether no other file will ever get this name. (A slave whose prefix is made of digits may look so.)
-fn is_given_once(name: &RemoteName) -> bool {
+pub fn is_given_once(name: &RemoteName) -> bool {
     let ordinary = matches!(name.kind(), Ok(Kind::Normal | Kind::Appender | Kind::Trunk)) && !name.is_metadata();
     let tail = name.tail();
     let stem = tail.split('.').next().unwrap_or(tail);

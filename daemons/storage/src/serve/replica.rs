@@ -26,6 +26,7 @@ use super::upload::WHOLE;
 use super::{Done, Line, Place, Pusher, Refusal, Service, canonical, fixed, logged, warn_removed};
 use crate::clock;
 use crate::counters::Count;
+use crate::deleted::is_given_once;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
 use crate::names::{Held, Sum};
@@ -228,6 +229,7 @@ impl Service {
                 // Its creation may still come, also after a restart.
                 if self.deleted.add(&request.name, request.timestamp) {
                     self.record_push(&line, true)?;
+                    self.lose_metadata(&request.name, origin)?;
                 }
                 return self.had(conn, origin, Status::ENOENT).await;
             }
@@ -240,9 +242,24 @@ impl Service {
         self.deleted.add(&request.name, request.timestamp);
         self.unlink(&place, meta.size).await?;
         self.record_push(&line, true)?;
+        self.lose_metadata(&request.name, origin)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
+    }
+
+    /// Removes the metadata of a file that is gone for good: who removed the file may not have had it yet, and tells
+    /// nobody to remove it then.
+    fn lose_metadata(&self, name: &RemoteName, origin: Origins<'_>) -> Result<(), Status> {
+        let Some(metadata) = name.metadata().filter(|_| is_given_once(name)) else { return Ok(()) };
+        let (Ok(place), Ok(line)) = (self.place(&metadata), origin.line(Change::Delete, &metadata)) else {
+            return Ok(());
+        };
+        match place.try_on("remove", |p| p.dir().unlink(&p.rel)) {
+            Ok(()) => self.record_push(&line, true),
+            Err(Status::ENOENT) => Ok(()),
+            Err(status) => Err(status),
+        }
     }
 
     async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {
