@@ -143,9 +143,9 @@ impl Deleted {
         {
             return true;
         }
-        // Metadata goes with its file when that is removed. A rename leaves it behind, as in FastDFS, on all members.
+        // Metadata goes with its file.
         let base = key.1.strip_suffix("-m").filter(|_| name.is_metadata());
-        let removed = |base: &str| inner.names.get(&(key.0, base.into())).is_some_and(|removal| !removal.renamed);
+        let removed = |base: &str| inner.names.contains_key(&(key.0, base.into()));
         base.is_some_and(removed) && base_of(name).is_some_and(|base| is_given_once(&base))
     }
 
@@ -214,7 +214,7 @@ mod tests {
         let (old, new) = (name(APPENDER), name(NORMAL));
         deleted.rename(&old, &new, 10);
         assert!(deleted.is_late(&old, 10) && !deleted.is_late(&new, 10));
-        assert!(!deleted.is_late(&metadata(APPENDER), 10), "it stays, and members must agree");
+        assert!(deleted.is_late(&metadata(APPENDER), 10));
         assert!(!deleted.is_late_rename(&old, 11));
         deleted.rename(&new, &old, 11);
         assert!(!deleted.is_late(&old, 10) && deleted.is_late(&new, 10));

@@ -129,4 +129,9 @@ fn later_changes_stay() {
     assert_eq!(c.metadata(&name).ok(), b"a\x02late");
     assert_eq!(push(&mut c, Command::SyncUpdateFile, &metadata, now() + 1, b"a\x02later"), Status::OK);
     assert_eq!(c.metadata(&name).ok(), b"a\x02later");
+    // Made anew elsewhere, with the same size: it is not what is here.
+    let then = now() + 2;
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02other"), Status::OK);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02other"), Status::EEXIST);
+    assert_eq!(c.metadata(&name).ok(), b"a\x02other");
 }

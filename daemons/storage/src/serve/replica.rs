@@ -148,7 +148,7 @@ impl Service {
         if late(&place) {
             return self.had(conn, origin, Status::EEXIST).await;
         }
-        if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
+        if !replace && known(&place).is_some_and(|meta| is_same(&head, &meta)) {
             self.record_push(&line, false)?;
             return self.had(conn, origin, Status::EEXIST).await;
         }
@@ -382,6 +382,7 @@ impl Service {
         }
         // Also if the file is not here under its old name: that may still come, and is late then.
         self.deleted.rename(&request.other, &request.name, request.timestamp);
+        self.lose_metadata(&request.other, origin)?;
         match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
             Err(status @ Status::EEXIST) => return self.had(conn, origin, status).await,
             other => other?,
@@ -404,6 +405,7 @@ impl Service {
     ) -> Done {
         let line = origin.line(Change::Delete, name)?;
         held.set_sum(None);
+        self.lose_metadata(name, origin)?;
         if self.deleted.add(name, origin.timestamp) | old.dir().meta(&old.rel, false).is_ok() {
             match old.try_on("remove", |p| p.dir().unlink(&p.rel)) {
                 Ok(()) | Err(Status::ENOENT) => self.record_push(&line, true)?,
@@ -426,14 +428,19 @@ fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result
     place.try_on("set the time of", |_| dir::set_mtime(file, time))
 }
 
-/// Whether the file here has changed after what is pushed was: metadata and appenders, which another member may have
-/// changed while their source was away. When a creation is pushed again, the changes that followed come after it.
+/// Whether the file here has changed after what is pushed was: what can be made anew under its name (metadata, slaves), and
+/// appenders, which another member may have changed while their source was away. When a creation is pushed again, the
+/// changes that followed come after it.
 fn is_overtaken(head: &SyncFileHead, replace: bool, here: &Meta) -> bool {
     let pushed = i64::from(head.timestamp);
-    if head.name.is_metadata() {
-        return here.mtime > pushed;
-    }
-    is_appender(&head.name) && (here.mtime > pushed || (!replace && here.mtime == pushed && here.size > head.size))
+    let appender = is_appender(&head.name);
+    (here.mtime > pushed && (appender || !is_given_once(&head.name)))
+        || (appender && !replace && here.mtime == pushed && here.size > head.size)
+}
+
+/// Whether a file that was made is the one here. One that can be made anew may have the same size and other content.
+fn is_same(head: &SyncFileHead, here: &Meta) -> bool {
+    here.size == head.size && (is_given_once(&head.name) || here.mtime == i64::from(head.timestamp))
 }
 
 /// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and

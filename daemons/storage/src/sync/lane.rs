@@ -24,6 +24,7 @@ use tracing::debug;
 
 use super::rules::{Verdict, judge};
 use crate::counters::Count;
+use crate::deleted::is_given_once;
 use crate::disk::dir::{self, Meta};
 use crate::net::{Conn, Gone, SendError};
 use crate::serve::Service;
@@ -182,6 +183,7 @@ impl Lane {
     /// After a file that the peer had, it is asked first: content that it has need not be sent.
     async fn create(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
         if self.had_last
+            && is_given_once(whole.name)
             && let Some(meta) = self.meta(whole.name, true)?
         {
             match self.info(whole.name, NO_CRC).await? {
