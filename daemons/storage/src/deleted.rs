@@ -200,6 +200,7 @@ mod tests {
         let (old, new) = (name(APPENDER), name(NORMAL));
         deleted.rename(&old, &new, 10);
         assert!(deleted.is_late(&old, 10) && !deleted.is_late(&new, 10));
+        assert!(deleted.is_late(&metadata(APPENDER), 10));
         assert!(!deleted.is_late_rename(&old, 11));
         deleted.rename(&new, &old, 11);
         assert!(!deleted.is_late(&old, 10) && deleted.is_late(&new, 10));

@@ -61,6 +61,20 @@ fn what_was_removed_is_not_made_again() {
 }
 
 #[test]
+fn metadata_goes_with_its_file() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let name = foreign(&mut c, true);
+    let metadata = name.metadata().unwrap();
+    assert_eq!(create(&mut c, &name, 1000), Status::OK);
+    assert_eq!(create(&mut c, &metadata, 1001), Status::OK);
+    // The member that removes the file does not have the metadata, and so says nothing about it.
+    assert_eq!(remove(&mut c, &name, 1002), Status::OK);
+    assert!(!f.path(&metadata).exists() && f.changes().last().unwrap().ends_with(&format!("d {metadata}")));
+    assert_eq!(create(&mut c, &metadata, 1001), Status::EEXIST);
+}
+
+#[test]
 fn a_slave_can_be_made_anew() {
     let f = Fixture::start();
     let mut c = f.client();
@@ -115,4 +129,9 @@ fn later_changes_stay() {
     assert_eq!(c.metadata(&name).ok(), b"a\x02late");
     assert_eq!(push(&mut c, Command::SyncUpdateFile, &metadata, now() + 1, b"a\x02later"), Status::OK);
     assert_eq!(c.metadata(&name).ok(), b"a\x02later");
+    // Made anew elsewhere, with the same size: it is not what is here.
+    let then = now() + 2;
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02other"), Status::OK);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02other"), Status::EEXIST);
+    assert_eq!(c.metadata(&name).ok(), b"a\x02other");
 }

@@ -146,6 +146,10 @@ impl Run {
             let mut violations = Vec::new();
             self.strain(options, seed, stop, say, report, &mut violations)?;
             self.verify(stop, say, report, &mut violations)?;
+            if stop.load(Ordering::Relaxed) {
+                // Not checked to its end.
+                break;
+            }
             report.rounds += 1;
             if !violations.is_empty() {
                 report.failed_seed = Some(seed);

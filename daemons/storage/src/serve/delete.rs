@@ -72,7 +72,7 @@ impl Service {
     }
 
     /// Removes the metadata of a file that was removed; most files have none.
-    fn delete_metadata(&self, name: &RemoteName) -> Result<Recorded, Status> {
+    pub(super) fn delete_metadata(&self, name: &RemoteName) -> Result<Recorded, Status> {
         let Some(metadata) = name.metadata() else { return Ok(Recorded::default()) };
         // A name that cannot be recorded has never been given to metadata.
         let Ok(place) = self.place(&metadata) else { return Ok(Recorded::default()) };

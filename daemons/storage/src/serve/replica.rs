@@ -154,7 +154,7 @@ impl Service {
         if late(&place) {
             return self.had(conn, origin, Status::EEXIST).await;
         }
-        if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
+        if !replace && known(&place).is_some_and(|meta| is_same(&head, &meta)) {
             self.record_push(&line, false)?;
             return self.had(conn, origin, Status::EEXIST).await;
         }
@@ -235,6 +235,7 @@ impl Service {
                 // Its creation may still come, also after a restart.
                 if self.deleted.add(&request.name, request.timestamp) {
                     self.record_push(&line, true)?;
+                    self.lose_metadata(&request.name, origin)?;
                 }
                 return self.had(conn, origin, Status::ENOENT).await;
             }
@@ -253,6 +254,7 @@ impl Service {
         } else {
             self.record_push(&line, true)?;
         }
+        self.lose_metadata(&request.name, origin)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
@@ -262,6 +264,20 @@ impl Service {
     fn is_source(&self, name: &RemoteName) -> bool {
         let here = self.membership.get().map(|membership| membership.source);
         here.is_some() && name.block().ok().map(|block| block.source) == here
+    }
+
+    /// Removes the metadata of a file that is gone for good: who removed the file may not have had it yet, and tells
+    /// nobody to remove it then.
+    fn lose_metadata(&self, name: &RemoteName, origin: Origins<'_>) -> Result<(), Status> {
+        let Some(metadata) = name.metadata().filter(|_| name.is_given_once()) else { return Ok(()) };
+        let (Ok(place), Ok(line)) = (self.place(&metadata), origin.line(Change::Delete, &metadata)) else {
+            return Ok(());
+        };
+        match place.try_on("remove", |p| p.dir().unlink(&p.rel)) {
+            Ok(()) => self.record_push(&line, true),
+            Err(Status::ENOENT) => Ok(()),
+            Err(status) => Err(status),
+        }
     }
 
     async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {
@@ -389,6 +405,7 @@ impl Service {
         }
         // Also if the file is not here under its old name: that may still come, and is late then.
         self.deleted.rename(&request.other, &request.name, request.timestamp);
+        self.lose_metadata(&request.other, origin)?;
         if let Some(size) = self.is_another(&old, &held, &request.name).await? {
             debug!("{}: what is here has not become {}; it is needed whole", request.other, request.name);
             held.set_sum(None);
@@ -444,6 +461,7 @@ impl Service {
     ) -> Done {
         let line = origin.line(Change::Delete, name)?;
         held.set_sum(None);
+        self.lose_metadata(name, origin)?;
         if self.deleted.add(name, origin.timestamp) | old.dir().meta(&old.rel, false).is_ok() {
             match old.try_on("remove", |p| p.dir().unlink(&p.rel)) {
                 Ok(()) | Err(Status::ENOENT) => self.record_push(&line, true)?,
@@ -466,14 +484,19 @@ fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result
     place.try_on("set the time of", |_| dir::set_mtime(file, time))
 }
 
-/// Whether the file here has changed after what is pushed was: metadata and appenders, which another member may have
-/// changed while their source was away. When a creation is pushed again, the changes that followed come after it.
+/// Whether the file here has changed after what is pushed was: what can be made anew under its name (metadata, slaves), and
+/// appenders, which another member may have changed while their source was away. When a creation is pushed again, the
+/// changes that followed come after it.
 fn is_overtaken(head: &SyncFileHead, replace: bool, here: &Meta) -> bool {
     let pushed = i64::from(head.timestamp);
-    if head.name.is_metadata() {
-        return here.mtime > pushed;
-    }
-    is_appender(&head.name) && (here.mtime > pushed || (!replace && here.mtime == pushed && here.size > head.size))
+    let appender = is_appender(&head.name);
+    (here.mtime > pushed && (appender || !head.name.is_given_once()))
+        || (appender && !replace && here.mtime == pushed && here.size > head.size)
+}
+
+/// Whether a file that was made is the one here. One that can be made anew may have the same size and other content.
+fn is_same(head: &SyncFileHead, here: &Meta) -> bool {
+    here.size == head.size && (head.name.is_given_once() || here.mtime == i64::from(head.timestamp))
 }
 
 /// Whether a file has, from `at` on, what comes with the request; reads that until it differs.

@@ -93,6 +93,8 @@ impl Service {
             }
             return Err(status.into());
         }
+        // FastDFS leaves it where nobody can ask for it; members that have it and members that do not would differ for good.
+        self.delete_metadata(&old)?.kept().await?;
         drop(held);
         self.log_rename(note, &old, &new);
         self.answer_name(conn, &new).await

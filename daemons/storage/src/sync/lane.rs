@@ -184,6 +184,7 @@ impl Lane {
     /// After a file that the peer had, it is asked first: content that it has need not be sent.
     async fn create(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
         if self.had_last
+            && whole.name.is_given_once()
             && let Some(meta) = self.meta(whole.name, true)?
         {
             match self.info(whole.name, NO_CRC).await? {
