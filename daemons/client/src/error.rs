@@ -247,11 +247,15 @@ impl Error {
         status.to_errno()
     }
 
-    /// True if the request was sent whole and no answer came: a change may have been made.
+    /// True if a change may have been made: the request was sent whole and no answer came, or the storage answered that
+    /// the change has not reached as many members as its `ack_members` asks for.
     pub fn outcome_unknown(&self) -> bool {
         matches!(
             self,
-            Error::Timeout { sent: true, .. } | Error::Hung { sent: true, .. } | Error::Disconnected { sent: true, .. }
+            Error::Timeout { sent: true, .. }
+                | Error::Hung { sent: true, .. }
+                | Error::Disconnected { sent: true, .. }
+                | Error::Status { status: Status::ETIMEDOUT, .. }
         )
     }
 
@@ -409,6 +413,8 @@ mod tests {
              (network_timeout sets the limit); whether the change was made is not known"
         );
         assert!(error.outcome_unknown());
+        let of = |status| Error::Status { command: Command::DeleteFile, server: server(), status };
+        assert!(of(Status::ETIMEDOUT).outcome_unknown() && !of(Status::EBUSY).outcome_unknown());
     }
 
     #[test]

@@ -48,10 +48,6 @@ struct Owned {
 fn outcome<T>(answer: &Result<T, Error>) -> (Outcome, String) {
     match answer {
         Ok(_) => (Outcome::Done, String::new()),
-        // Made, but not by as many members as `ack_members` asks for; what can be taken back was, a removal cannot.
-        Err(e) if e.to_errno() == libc::ETIMEDOUT && matches!(e, Error::Status { .. }) => {
-            (Outcome::Unknown, e.to_string())
-        }
         Err(e) if e.outcome_unknown() || matches!(e, Error::Protocol { .. }) => (Outcome::Unknown, e.to_string()),
         Err(e) => (Outcome::Failed, e.to_string()),
     }
