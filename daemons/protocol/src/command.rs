@@ -1,4 +1,4 @@
-//! The command codes of FastDFS 6.16.
+//! The command codes of FastDFS 6.16, and those of our own from 200 on.
 
 macro_rules! commands {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
@@ -207,6 +207,8 @@ commands! {
     GetGroupName = 109, "STORAGE_GET_GROUP_NAME";
     /// Are you alive?
     ActiveTest = 111, "ACTIVE_TEST";
+    /// Storage to storage, an extension: what I have of a lost member's files.
+    SyncCompare = 200, "SYNC_COMPARE";
 }
 
 #[cfg(test)]
@@ -221,6 +223,6 @@ mod tests {
         }
         let known = (0..=255).filter(|&c| Command::from_code(c).is_some()).count();
         assert_eq!(known, Command::ALL.len());
-        assert_eq!(Command::from_code(200), None);
+        assert_eq!(Command::from_code(199), None);
     }
 }

@@ -19,6 +19,14 @@ pub struct Local {
     pub time: (i32, i32, i32),
 }
 
+impl Local {
+    /// Seconds since midnight.
+    pub fn second_of_day(&self) -> u32 {
+        let (h, m, s) = self.time;
+        (h * 3600 + m * 60 + s).unsigned_abs()
+    }
+}
+
 /// Unix seconds as local time.
 pub fn local(secs: i64) -> Local {
     // SAFETY: `tm` is plain data for which all-zero is valid; `localtime_r` writes only to it.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use fdfs_protocol::config::{ConfigError, Ini, Section};
+use fdfs_protocol::config::{ConfigError, Ini, Section, TimeOfDay};
 use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::{GroupName, StorageId};
 use fdfs_server::AllowHosts;
@@ -13,6 +13,7 @@ use fdfs_server::AllowHosts;
 use crate::access_log::Precision;
 use crate::disk::rotation::Distribution;
 use crate::disk::store::StorePathConfig;
+use crate::sync::hours::Hours;
 
 /// Keys of FastDFS that tune what works in another way here; they are read over.
 const WITHOUT_MEANING: &[&str] = &[
@@ -38,6 +39,15 @@ const WITHOUT_MEANING: &[&str] = &[
 
 /// Changes pushed to another member at a time where nothing is said: enough to hide the round trips of small files.
 const SYNC_THREADS: usize = 8;
+
+/// Where nothing is said, changes are pushed until the day ends.
+const LAST_MINUTE: TimeOfDay = TimeOfDay { hour: 23, minute: 59 };
+
+/// Members a group can have.
+const MAX_MEMBERS: usize = 32;
+
+/// How long a change waits for other members where nothing is said: clients wait longer.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When an upload or change is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,8 +117,16 @@ pub struct StorageConfig {
     pub access_log: Option<AccessLogConfig>,
     /// When changes are acknowledged.
     pub fsync: Fsync,
+    /// Members of the group that have a change before it is acknowledged, this one included; 1 as FastDFS.
+    pub ack_members: usize,
+    /// How long such a change waits for the other members before it is refused.
+    pub ack_timeout: Duration,
     /// Changes pushed to another member at a time.
     pub sync_threads: usize,
+    /// Pause between changes pushed to another member.
+    pub sync_interval: Duration,
+    /// When changes are pushed; `None` for always.
+    pub sync_hours: Option<Hours>,
     /// Changes pushed before the position is saved.
     pub write_mark_every: u64,
     /// What is logged, as FastDFS's word.
@@ -158,7 +176,11 @@ impl StorageConfig {
             check_store_path_mark: true,
             access_log: None,
             fsync: Fsync::Never,
+            ack_members: 1,
+            ack_timeout: ACK_TIMEOUT,
             sync_threads: SYNC_THREADS,
+            sync_interval: Duration::ZERO,
+            sync_hours: None,
             write_mark_every: 500,
             log_level: "info".into(),
             log_keep_days: 15,
@@ -230,7 +252,11 @@ impl StorageConfig {
                 "always" => Some(Fsync::Always),
                 _ => None,
             })?,
+            ack_members: s.number("ack_members", 1, 1..=MAX_MEMBERS)?,
+            ack_timeout: secs("ack_timeout", ACK_TIMEOUT.as_secs(), 1)?,
             sync_threads: sync_threads(&s)?,
+            sync_interval: Duration::from_millis(s.number("sync_interval", 0, 0..=3_600_000)?),
+            sync_hours: sync_hours(&s)?,
             write_mark_every: s.number("write_mark_file_freq", 500, 1..=1_000_000)?,
             log_level: s.str("log_level").unwrap_or("info").to_owned(),
             log_keep_days: keep_days(ini, "error-log")?,
@@ -240,6 +266,10 @@ impl StorageConfig {
         if s.bool("check_file_duplicate", false)? {
             let entry = s.entry("check_file_duplicate").context("check_file_duplicate")?;
             anyhow::bail!(entry.error("is not supported by this version; set it to 0"));
+        }
+        if config.sync_hours.is_some() && config.ack_members > 1 {
+            let entry = s.entry("ack_members").context("ack_members")?;
+            anyhow::bail!(entry.error("needs changes to be pushed all day; remove sync_start_time and sync_end_time"));
         }
         Ok(StorageConfig { remarks: remarks(ini), ..config })
     }
@@ -252,6 +282,11 @@ fn sync_threads(s: &Section<'_>) -> Result<usize, ConfigError> {
             number => number.parse().ok().filter(|n| (1..=256).contains(n)),
         })?;
     Ok(most.max(s.number("sync_min_threads", 1, 1..=256)?))
+}
+
+fn sync_hours(s: &Section<'_>) -> Result<Option<Hours>, ConfigError> {
+    let time = |key, default| s.value(key, default, "needs a time of day such as 02:00", |text| text.parse().ok());
+    Ok(Hours::new(time("sync_start_time", TimeOfDay::default())?, time("sync_end_time", LAST_MINUTE)?))
 }
 
 fn default_workers() -> usize {
@@ -384,6 +419,7 @@ mod tests {
         assert_eq!((c.port, c.subdirs, c.max_connections, c.buff_size), (23000, 256, 256, 256 * 1024));
         assert_eq!(c.paths, [StorePathConfig { path: c.base_path.clone(), readonly: false }]);
         assert_eq!((c.distribution, c.fsync, c.access_log), (Distribution::Rotate(100), Fsync::Never, None));
+        assert_eq!(c.ack_members, 1);
         assert_eq!(c.heart_beat_interval, Duration::from_secs(30));
         assert_eq!(c.trackers.len(), 1);
         assert!(c.remarks.is_empty(), "{:?}", c.remarks);
@@ -393,11 +429,14 @@ mod tests {
     fn everything_is_read() {
         let c = load(
             "group_name=g\nport=24000\nbind_addr=127.0.0.1\nbuff_size=512KB\ntracker_server=localhost:1\n\
-             fsync_before_ack=always\nfile_distribute_path_mode=1\nserver_id=100001\nallow_hosts=10.0.0.1\n\
+             fsync_before_ack=always\nack_members=2\nack_timeout=3s\nsync_interval=5\nfile_distribute_path_mode=1\nserver_id=100001\nallow_hosts=10.0.0.1\n\
              store_path0_readonly=true\n[access-log]\nenabled=true\ntime_precision=us\nlog_file_keep_days=3\n",
         )
         .unwrap();
         assert_eq!((c.port, c.buff_size, c.fsync), (24000, 512 * 1024, Fsync::Always));
+        assert_eq!((c.ack_members, c.ack_timeout), (2, Duration::from_secs(3)));
+        assert_eq!((c.sync_interval, c.sync_hours), (Duration::from_millis(5), None));
+        assert!(load("sync_start_time=22:00\nsync_end_time=05:00").unwrap().sync_hours.is_some());
         assert_eq!(c.access_log, Some(AccessLogConfig { precision: Precision::Micros, keep_days: 3 }));
         assert_eq!((c.trackers.len(), c.distribution), (2, Distribution::Random));
         assert!(c.paths[0].readonly && !c.allow.allows("10.0.0.2".parse().unwrap()));
@@ -412,6 +451,9 @@ mod tests {
             ("store_path_count=2", ["store_path1", "lower store_path_count"]),
             ("store_path0=/no/such", ["store_path0 = /no/such", "make it"]),
             ("fsync_before_ack=maybe", ["fsync_before_ack = maybe", "never or always"]),
+            ("sync_end_time=25:00", ["sync_end_time = 25:00", "02:00"]),
+            ("sync_end_time=05:00\nack_members=2", ["ack_members = 2", "all day"]),
+            ("ack_members=0", ["ack_members = 0", "1 to 32"]),
             ("check_file_duplicate=1", ["check_file_duplicate = 1", "set it to 0"]),
             ("tracker_server=nonsense", ["tracker_server = nonsense", "host:port"]),
             ("disabled=true", ["disabled = true", "remove the line"]),

@@ -9,6 +9,7 @@
 //! | [`disk`] | directories, files, binlog, marks |
 //! | [`names`] | who changes which file; running checksums |
 //! | [`sync`] | pushing what changes here to the other storages |
+//! | [`acks`] | changes that wait until other members have them |
 //! | [`synced`] | how far the changes of other storages have been applied |
 //! | [`report`] | what trackers are told |
 //! | [`counters`], [`access_log`] | what was done |
@@ -22,9 +23,10 @@
 //!
 //! # What an acknowledgement means
 //! The file is complete under its name and its binlog record is written: both survive the death of this process. With
-//! `fsync_before_ack = always` both are on stable storage.
+//! `fsync_before_ack = always` both are on stable storage; with `ack_members = N` so many members of the group have it.
 
 pub mod access_log;
+pub mod acks;
 mod blocking;
 pub mod clock;
 pub mod config;

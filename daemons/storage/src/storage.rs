@@ -16,6 +16,7 @@ use tokio::time::{Instant, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::access_log::AccessLog;
+use crate::acks::Acks;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
@@ -31,6 +32,8 @@ use crate::report::identity::{self, Identity};
 use crate::report::session::Cluster;
 use crate::serve::{Service, Settings};
 use crate::sync::Replication;
+use crate::sync::compare::Questions;
+use crate::sync::lost::Lost;
 use crate::synced::Synced;
 
 /// How long [`Storage::start`] waits for a tracker to say who this storage is. After that it goes on waiting in the
@@ -218,6 +221,7 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
     };
     let access =
         config.access_log.map(|log| AccessLog::open(&config.base_path, log.precision, log.keep_days)).transpose()?;
+    let lost = Lost::new(binlog.dir());
     let settings = Settings { group, timeout: config.network_timeout, buff_size: config.buff_size };
     let service = Service {
         settings,
@@ -228,6 +232,9 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         synced: Synced::default(),
         names: Names::default(),
         syncer,
+        acks: Acks::new(config.ack_members, config.ack_timeout),
+        questions: Questions::default(),
+        lost,
         access,
         membership: OnceLock::new(),
     };

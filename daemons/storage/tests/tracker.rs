@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use common::{Client, Fixture};
 use fdfs_protocol::header::{HEADER_LEN, Header};
+use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::peer::member::{Brief, MemberChanges};
 use fdfs_protocol::peer::{DiskUsage, JoinReply, JoinRequest, Parameters, SyncNotify};
 use fdfs_protocol::stat::StorageStatus;
+use fdfs_protocol::tracker::TrackerStatus;
 use fdfs_protocol::{Command, Encode, IpText, StorageId};
 use fdfs_storage::StorageConfig;
 use parking_lot::{Condvar, Mutex};
@@ -296,4 +298,55 @@ fn the_real_tracker_sends_clients_here() {
     }
     f.storage.take().unwrap().stop();
     tracker.stop();
+}
+
+/// A tracker that says in its first answer to a beat that it leads, and says so when it is asked if `leads`.
+fn leader(leads: bool) -> Double {
+    let own = Arc::new(Mutex::new(None));
+    let known = own.clone();
+    let double = Double::start(move |(_, command, _)| match command {
+        Command::StorageBeat => {
+            let addr: Option<SocketAddr> = known.lock().take();
+            let brief = |addr: SocketAddr| {
+                let ip = addr.ip();
+                Brief { id: StorageId::from_ip(ip).unwrap(), ip: ip.into(), port: addr.port(), ..Brief::default() }
+            };
+            let changes = MemberChanges { leader: addr.map(brief), ..MemberChanges::default() };
+            Some((0, encoded(&changes)))
+        }
+        Command::TrackerGetStatus => {
+            Some((0, encoded(&TrackerStatus { leader: leads, running_time: 0, restart_interval: 0 })))
+        }
+        _ => None,
+    });
+    *own.lock() = Some(double.addr);
+    double
+}
+
+#[test]
+fn two_leaders_are_told_to_elect_anew_and_one_that_stepped_down_is_not() {
+    for both in [true, false] {
+        let trackers = [leader(both), leader(both)];
+        let listed = trackers.each_ref().map(|t| TrackerAddress { ip: t.addr.ip(), other: None, port: t.addr.port() });
+        let with = with_tracker(&trackers[0]);
+        let _f = Fixture::with(move |c| {
+            with(c);
+            c.trackers = listed.to_vec();
+        });
+        let count = |all: &[Sent], command| all.iter().filter(|s| s.1 == command).count();
+        if both {
+            for tracker in &trackers {
+                let reselect = |all: &[Sent]| (count(all, Command::TrackerNotifyReselectLeader) > 0).then_some(());
+                tracker.wait("to elect anew", reselect);
+            }
+            continue;
+        }
+        // The second leader was heard of when every tracker has had two beats; what follows from it comes before a third.
+        for tracker in &trackers {
+            tracker.wait("three beats", |all| (count(all, Command::StorageBeat) >= 3).then_some(()));
+        }
+        let heard = trackers.each_ref().map(|t| t.heard.0.lock().clone());
+        assert_eq!(heard.iter().map(|all| count(all, Command::TrackerGetStatus)).sum::<usize>(), 1);
+        assert!(heard.iter().all(|all| count(all, Command::TrackerNotifyReselectLeader) == 0));
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fdfs_protocol::header::{HEADER_LEN, Header, frame};
 use fdfs_protocol::peer::election::{GetSystemFile, SystemFilePiece};
-use fdfs_protocol::peer::{ChangelogRequest, GroupMember};
+use fdfs_protocol::peer::{ChangelogRequest, GroupMember, JoinRequest};
 use fdfs_protocol::stat::{StatBlock, StorageStatus};
 use fdfs_protocol::tracker::{DeleteStorage, GroupQuery, StorageList, StorageQuery, StoreOne};
 use fdfs_protocol::{Command, Status};
@@ -172,6 +172,11 @@ fn max_connections_and_allow_hosts() {
     }
 }
 
+/// What a storage says that has its files.
+fn rejoin_request(addr: std::net::SocketAddr) -> JoinRequest {
+    JoinRequest { fresh: false, ..join_request(addr) }
+}
+
 #[test]
 fn a_storage_lives_as_long_as_its_connection() {
     let running = Running::start(LOCAL, "");
@@ -185,7 +190,7 @@ fn a_storage_lives_as_long_as_its_connection() {
         std::thread::yield_now();
     }
     assert_eq!(status_of(&mut client, LOCAL), StorageStatus::Offline);
-    let mut again = Double::join(LOCAL, running.addr(), &join_request(running.addr()));
+    let mut again = Double::join(LOCAL, running.addr(), &rejoin_request(running.addr()));
     assert_eq!(again.reply.status, StorageStatus::Online);
     let changes = again.beat(None);
     assert_eq!(changes.leader.unwrap().port, running.addr().port());
@@ -227,7 +232,7 @@ fn a_restart_keeps_what_was_known() {
     let record = StorageList::decode(&client.ask(Command::ListStorage, &query)).unwrap().0[0];
     assert_eq!((record.source_id.as_str(), record.stat.upload_count.total), (LOCAL, 77));
     assert_eq!(client.call(Command::QueryStoreWithoutGroupOne, &()).0, Status::ENOENT, "nobody is up yet");
-    let known = Double::join(LOCAL, running.addr(), &join_request(running.addr()));
+    let known = Double::join(LOCAL, running.addr(), &rejoin_request(running.addr()));
     assert_eq!(known.reply.status, StorageStatus::Online);
 }
 

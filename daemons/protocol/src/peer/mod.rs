@@ -5,9 +5,10 @@
 //! | [`member`] | the description of one storage that many messages share |
 //! | [`join`], [`report`] | storage to tracker |
 //! | [`parameters`] | the settings a tracker hands out |
-//! | [`replica`], [`trunk`] | storage to storage |
+//! | [`replica`], [`trunk`], [`compare`] | storage to storage |
 //! | [`election`] | tracker to tracker |
 
+pub mod compare;
 pub mod election;
 pub mod join;
 pub mod member;

@@ -130,17 +130,27 @@ impl Binlog {
     /// # Errors
     /// What the system reported, such as a full disk; the line is then not in the file.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
-        self.append_to(&mut self.open.lock(), line)
+        self.append_announced(line, |_| ())
     }
 
-    fn append_to(&self, open: &mut Open, line: &[u8]) -> io::Result<()> {
+    /// [`append`](Binlog::append) with something to do before anybody can read the line, told the place where the line
+    /// ends.
+    ///
+    /// # Errors
+    /// As [`append`](Binlog::append).
+    pub fn append_announced<T>(&self, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
+        self.append_to(&mut self.open.lock(), line, announce)
+    }
+
+    fn append_to<T>(&self, open: &mut Open, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
         open.pay()?;
+        let announced = announce(Place { file: open.number, offset: open.size + line.len() as u64 });
         open.write(line)?;
         if open.size >= self.rotate_at {
             self.rotate(open);
         }
         self.grown.notify_waiters();
-        Ok(())
+        Ok(announced)
     }
 
     /// [`append`](Binlog::append) of a change that cannot be taken back: after an error the line is owed, and written
@@ -149,8 +159,16 @@ impl Binlog {
     /// # Errors
     /// As [`append`](Binlog::append).
     pub fn append_done(&self, line: &[u8]) -> io::Result<()> {
+        self.append_done_announced(line, |_| ())
+    }
+
+    /// [`append_done`](Binlog::append_done), announced as in [`append_announced`](Binlog::append_announced).
+    ///
+    /// # Errors
+    /// As [`append`](Binlog::append).
+    pub fn append_done_announced<T>(&self, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
         let mut open = self.open.lock();
-        let appended = self.append_to(&mut open, line);
+        let appended = self.append_to(&mut open, line, announce);
         if appended.is_err() {
             open.owed.extend_from_slice(line);
         }

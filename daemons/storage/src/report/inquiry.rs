@@ -3,15 +3,19 @@
 use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::peer::{Brief, GroupMember, ReportStatus, SyncSource};
 use fdfs_protocol::stat::StorageStatus;
+use fdfs_protocol::tracker::TrackerStatus;
 use fdfs_protocol::{Command, Encode, StorageId};
 use fdfs_server::{Link, LinkError};
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::session::Cluster;
 
 /// Times a tracker is tried to be told a status.
 const TRIES: u32 = 3;
+
+/// The longest wait for an answer that keeps beats waiting.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
     /// The trackers, the leader first.
@@ -35,6 +39,39 @@ impl Cluster {
         let answer = link.ask(command, message).await;
         link.quit().await;
         answer
+    }
+
+    /// A tracker says who leads. When another one did, and still does, both are told to elect anew: they cannot reach each
+    /// other, or one of them would have stepped down.
+    pub(super) async fn take_leader(&self, told: Option<usize>) {
+        let before = std::mem::replace(&mut *self.leader.lock(), told);
+        let (Some(before), Some(told)) = (before, told) else { return };
+        if before == told || !self.leads(before).await {
+            return;
+        }
+        *self.leader.lock() = None;
+        for index in [before, told] {
+            let Some(tracker) = self.config.trackers.get(index) else { continue };
+            warn!("tracker {tracker}: two trackers lead; telling it to elect anew");
+            if let Err(e) = self.ask_at_once(tracker, Command::TrackerNotifyReselectLeader).await {
+                debug!("tracker {tracker}: cannot tell it to elect anew: {e}");
+            }
+        }
+    }
+
+    /// Whether a tracker says that it leads; a tracker that says nothing does not.
+    async fn leads(&self, index: usize) -> bool {
+        let Some(tracker) = self.config.trackers.get(index) else { return false };
+        let answer = self.ask_at_once(tracker, Command::TrackerGetStatus).await;
+        answer.is_ok_and(|body| TrackerStatus::decode(&body).is_ok_and(|status| status.leader))
+    }
+
+    /// Asks something that beats wait for.
+    async fn ask_at_once(&self, tracker: &TrackerAddress, command: Command) -> Result<Vec<u8>, LinkError> {
+        match timeout(AT_ONCE, self.ask_tracker(tracker, command, &())).await {
+            Ok(answer) => answer,
+            Err(_) => Err(LinkError::Io(std::io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Who pushes old data to a member, and up to which time.

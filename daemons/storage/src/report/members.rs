@@ -67,8 +67,9 @@ impl Members {
         (!entries.is_empty()).then_some(SyncReport(entries))
     }
 
-    /// Takes in the list of a tracker. `me` is the own id.
-    pub fn merge(&mut self, briefs: &[Brief], me: &StorageId) -> Merged {
+    /// Takes in the list of a tracker. `me` is the own id; `leads`: the tracker decides, so that a member it puts back to
+    /// the beginning has lost its files.
+    pub fn merge(&mut self, briefs: &[Brief], me: &StorageId, leads: bool) -> Merged {
         let mut merged = Merged::default();
         for brief in briefs.iter().filter(|b| !b.is_none()) {
             let is_me = brief.id == *me;
@@ -79,7 +80,7 @@ impl Members {
                 Some(known) => {
                     known.ip = brief.ip;
                     known.port = brief.port;
-                    match judge(known.status, brief.status) {
+                    match judge(known.status, brief.status, leads) {
                         Verdict::Take => known.status = brief.status,
                         Verdict::Keep => {}
                         Verdict::Tell if is_me => merged.rejoin |= brief.status != StorageStatus::Offline,
@@ -117,7 +118,7 @@ enum Verdict {
     Tell,
 }
 
-fn judge(old: StorageStatus, new: StorageStatus) -> Verdict {
+fn judge(old: StorageStatus, new: StorageStatus, leads: bool) -> Verdict {
     use StorageStatus as S;
     match (old, new) {
         (old, new) if old == new => Verdict::Keep,
@@ -126,6 +127,8 @@ fn judge(old: StorageStatus, new: StorageStatus) -> Verdict {
         (_, S::Offline) => Verdict::Tell,
         (S::None, S::Deleted | S::IpChanged) => Verdict::Keep,
         (S::Offline | S::None, _) => Verdict::Take,
+        // FastDFS's storages would go on telling the leader that it is wrong, and push nothing to that member.
+        (S::Online | S::Active, S::WaitSync | S::Syncing) if leads => Verdict::Take,
         (old, S::WaitSync | S::Syncing) if old > new => Verdict::Tell,
         _ => Verdict::Take,
     }
@@ -148,7 +151,7 @@ mod tests {
     #[test]
     fn the_first_list_is_taken() {
         let mut m = Members::default();
-        let merged = m.merge(&[brief(1, S::Active), brief(2, S::Deleted), Brief::default()], &id(1));
+        let merged = m.merge(&[brief(1, S::Active), brief(2, S::Deleted), Brief::default()], &id(1), false);
         assert_eq!(merged, Merged { mine: Some(S::Active), ..Merged::default() });
         assert_eq!(m.iter().count(), 1);
     }
@@ -172,15 +175,27 @@ mod tests {
             (S::Active, S::Deleted, Verdict::Take),
             (S::WaitSync, S::Active, Verdict::Take),
         ] {
-            assert_eq!(judge(old, new), verdict, "{old} {new}");
+            assert_eq!(judge(old, new, false), verdict, "{old} {new}");
         }
+    }
+
+    #[test]
+    fn the_leader_says_who_has_lost_its_files() {
+        for old in [S::Online, S::Active, S::Offline] {
+            assert_eq!(judge(old, S::WaitSync, true), Verdict::Take, "{old}");
+        }
+        assert_eq!(judge(S::Syncing, S::WaitSync, true), Verdict::Tell);
+        let mut m = Members::default();
+        m.merge(&[brief(1, S::Active), brief(2, S::Active)], &id(1), true);
+        assert!(m.merge(&[brief(1, S::Active), brief(2, S::WaitSync)], &id(1), true).differences.is_empty());
+        assert_eq!(m.get(&id(2)).unwrap().status, S::WaitSync);
     }
 
     #[test]
     fn differences_are_told_and_members_unknown_to_the_tracker_too() {
         let mut m = Members::default();
-        m.merge(&[brief(1, S::Active), brief(2, S::Active), brief(3, S::Active)], &id(1));
-        let merged = m.merge(&[brief(1, S::Active), brief(2, S::WaitSync)], &id(1));
+        m.merge(&[brief(1, S::Active), brief(2, S::Active), brief(3, S::Active)], &id(1), false);
+        let merged = m.merge(&[brief(1, S::Active), brief(2, S::WaitSync)], &id(1), false);
         assert_eq!(merged.differences, [brief(2, S::Active), brief(3, S::Active)]);
         assert!(!merged.rejoin);
     }
@@ -188,8 +203,8 @@ mod tests {
     #[test]
     fn being_put_back_means_joining_again() {
         let mut m = Members::default();
-        m.merge(&[brief(1, S::Active)], &id(1));
-        let merged = m.merge(&[brief(1, S::WaitSync)], &id(1));
+        m.merge(&[brief(1, S::Active)], &id(1), false);
+        let merged = m.merge(&[brief(1, S::WaitSync)], &id(1), false);
         assert!(merged.rejoin && merged.differences.is_empty());
     }
 
@@ -197,7 +212,7 @@ mod tests {
     fn the_sync_report_has_everybody() {
         let mut m = Members::default();
         assert!(m.sync_report(|_| 1).is_none());
-        m.merge(&[brief(1, S::Active), brief(2, S::Active)], &id(1));
+        m.merge(&[brief(1, S::Active), brief(2, S::Active)], &id(1), false);
         let entries = m.sync_report(|other| if *other == id(2) { 100 } else { 0 }).unwrap().0;
         assert_eq!(entries.iter().map(|e| e.timestamp).collect::<Vec<_>>(), [0, 100]);
     }
@@ -205,12 +220,12 @@ mod tests {
     #[test]
     fn own_findings_are_changes_once() {
         let mut m = Members::default();
-        m.merge(&[brief(2, S::WaitSync)], &id(1));
+        m.merge(&[brief(2, S::WaitSync)], &id(1), false);
         assert!(m.change_status(&id(2), S::WaitSync, S::Syncing) && !m.change_status(&id(2), S::Syncing, S::Syncing));
         assert_eq!(m.get(&id(2)).unwrap().status, S::Syncing);
         assert!(!m.change_status(&id(3), S::Syncing, S::Active));
         // A tracker was faster: what it told stays.
-        m.merge(&[brief(2, S::Active)], &id(1));
+        m.merge(&[brief(2, S::Active)], &id(1), false);
         assert!(!m.change_status(&id(2), S::Syncing, S::Offline));
         assert_eq!(m.get(&id(2)).unwrap().status, S::Active);
     }

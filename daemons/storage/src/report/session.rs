@@ -366,11 +366,12 @@ impl Cluster {
                 let has = |ip| Some(ip) == leader.ip.addr();
                 t.port == leader.port && (has(t.ip) || t.other.is_some_and(has))
             });
-            *self.leader.lock() = known.filter(|_| !leader.is_none());
+            self.take_leader(known.filter(|_| !leader.is_none())).await;
         }
         let Some(list) = changes.members else { return Ok(()) };
         let mut merged = Merged::default();
-        self.members.send_modify(|members| merged = members.merge(&list, &self.identity.id));
+        let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
+        self.members.send_modify(|members| merged = members.merge(&list, &self.identity.id, leads));
         if let Some(mine) = merged.mine {
             self.seat(index, |seat| seat.status = Some(mine));
             self.consider_active();

@@ -2,7 +2,8 @@
 //!
 //! One file is changed by one client at a time. A failed append leaves the file as long as it was; a modification that
 //! fails half-way leaves it half-way, as in FastDFS, unless it fitted into the receive buffer: then it was written whole
-//! or not at all.
+//! or not at all. A modification or truncation that is made but not kept as was asked for stays made, since what was
+//! there before is gone: its error says that it is not safe yet.
 
 use std::fs::File;
 use std::io;
@@ -54,6 +55,7 @@ impl Service {
     }
 
     async fn write(&self, conn: &mut Conn<'_>, write: Write<'_>) -> Done {
+        self.can_keep()?;
         let place = self.place(write.name)?;
         let mut held = self.names.hold(write.name, self.settings.timeout).await?;
         let (file, old) = self.open_appender(&place, write.name)?;
@@ -84,15 +86,23 @@ impl Service {
             Some(offset) => Change::Modify { offset, len: write.size },
             None => Change::Append { offset: at, len: write.size },
         };
-        if let Err(status) = self.record(meta.mtime, change, write.name) {
-            shorten(&place, &file, &mut held, old.size);
-            return Err(status.into());
-        }
+        let recorded = match self.record(meta.mtime, change, write.name) {
+            Ok(recorded) => recorded,
+            Err(status) => {
+                shorten(&place, &file, &mut held, old.size);
+                return Err(status.into());
+            }
+        };
         if at == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: at + write.size }));
         }
         place.path.took((at + write.size).saturating_sub(old.size));
-        self.settle(place.index, Some(file), None).await?;
+        if let Err(status) = self.keep(recorded, place.index, Some(file), None).await {
+            if at == old.size {
+                self.take_back(&place, write.name, &mut held, old.size);
+            }
+            return Err(status.into());
+        }
         drop(held);
         self.counters.went_well(write.bytes, write.size);
         Ok(conn.send(&Header::ok(0).encode()).await?)
@@ -120,6 +130,7 @@ impl Service {
     pub(super) async fn truncate(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
         let request = self.message(conn, Truncate::decode).await?;
         noted(self, note, &request.name);
+        self.can_keep()?;
         let place = self.place(&request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         let (file, old) = self.open_appender(&place, &request.name)?;
@@ -136,11 +147,23 @@ impl Service {
             place.try_on("truncate", |_| file.set_len(request.size))?;
             let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
             let change = Change::Truncate { old: old.size, new: request.size };
-            self.record_done(meta.mtime, change, &request.name)?;
-            self.settle(place.index, Some(file), None).await?;
+            let recorded = self.record_done(meta.mtime, change, &request.name)?;
+            self.keep(recorded, place.index, Some(file), None).await?;
         }
         drop(held);
         Ok(conn.send(&Header::ok(0).encode()).await?)
+    }
+
+    /// Takes back a write at the end that was recorded and could not be kept, so that its error means it did not happen.
+    fn take_back(&self, place: &Place<'_>, name: &RemoteName, held: &mut Held<'_>, size: u64) {
+        let Ok((file, meta)) = self.open_appender(place, name) else { return };
+        shorten(place, &file, held, size);
+        held.set_sum(None);
+        if let Ok(after) = dir::meta_of(&file)
+            && after.size == size
+        {
+            self.record_undone(after.mtime, Change::Truncate { old: meta.size, new: size }, name);
+        }
     }
 
     /// Opens an appender file for changing it.

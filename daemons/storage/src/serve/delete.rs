@@ -9,7 +9,7 @@ use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
 use super::info::is_appender;
-use super::{Done, Note, Place, Refusal, Service, noted};
+use super::{Done, Note, Place, Recorded, Refusal, Service, noted};
 use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
@@ -30,6 +30,7 @@ impl Service {
         let request = self.file_request(conn).await?;
         noted(self, note, &request.name);
         self.own_group(&request.group)?;
+        self.can_keep()?;
         let name = request.name;
         let place = self.place(&name)?;
         // Whoever appends to the file finishes first, so that its record comes before ours.
@@ -49,9 +50,10 @@ impl Service {
         }
         self.can_record()?;
         self.unlink(&place, meta.size).await?;
-        self.record_done(clock::now(), Change::Delete, &name)?;
-        self.delete_metadata(&name)?;
-        self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
+        let recorded = self.record_done(clock::now(), Change::Delete, &name)?;
+        let metadata = self.delete_metadata(&name)?;
+        self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;
+        metadata.kept().await?;
         Ok(conn.send(&Header::ok(0).encode()).await?)
     }
 
@@ -65,17 +67,17 @@ impl Service {
     }
 
     /// Removes the metadata of a file that was removed; most files have none.
-    fn delete_metadata(&self, name: &RemoteName) -> Result<(), Status> {
-        let Some(metadata) = name.metadata() else { return Ok(()) };
+    fn delete_metadata(&self, name: &RemoteName) -> Result<Recorded, Status> {
+        let Some(metadata) = name.metadata() else { return Ok(Recorded::default()) };
         // A name that cannot be recorded has never been given to metadata.
-        let Ok(place) = self.place(&metadata) else { return Ok(()) };
+        let Ok(place) = self.place(&metadata) else { return Ok(Recorded::default()) };
         match place.dir().unlink(&place.rel) {
             Ok(()) => self.record_done(clock::now(), Change::Delete, &metadata),
             Err(e) => {
                 if e.kind() != io::ErrorKind::NotFound {
                     error!("cannot remove {metadata}: {e}");
                 }
-                Ok(())
+                Ok(Recorded::default())
             }
         }
     }

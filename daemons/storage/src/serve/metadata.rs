@@ -27,6 +27,7 @@ impl Service {
         let metadata = name.metadata().ok_or(Status::EINVAL)?;
         noted(self, note, &metadata);
         self.own_group(&group)?;
+        self.can_keep()?;
         let base = self.place(&name)?;
         base.try_on("look at", |p| p.dir().meta(&p.rel, true))?;
         // Two merges at once must not lose one.
@@ -55,8 +56,8 @@ impl Service {
             let file = place.try_on("write", |p| p.dir().replace(&p.rel, &metadata.pack()))?;
             (if known { Change::Update } else { Change::Create }, Some(file))
         };
-        self.record(clock::now(), change, name)?;
-        self.settle(place.index, file, self.dir_to_settle(place)?).await
+        let recorded = self.record(clock::now(), change, name)?;
+        self.keep(recorded, place.index, file, self.dir_to_settle(place)?).await
     }
 
     pub(super) async fn get_metadata(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {

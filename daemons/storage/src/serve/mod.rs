@@ -43,9 +43,10 @@ use fdfs_server::Handler;
 use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};
+use crate::acks::{Acks, Expected, Late};
 use crate::clock;
 use crate::counters::{Count, Counters};
-use crate::disk::binlog::Binlog;
+use crate::disk::binlog::{self, Binlog};
 use crate::disk::dir::RelPath;
 use crate::disk::durable::{Syncer, Touched};
 use crate::disk::rotation::Rotation;
@@ -53,6 +54,8 @@ use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
+use crate::sync::compare::Questions;
+use crate::sync::lost::Lost;
 use crate::synced::{Source as Pusher, Synced};
 
 /// A refused body of at most this many bytes is read to its end, so that the connection can be used again.
@@ -103,6 +106,12 @@ pub struct Service {
     pub names: Names,
     /// Makes changes durable before they are acknowledged, if that was asked for.
     pub syncer: Option<Syncer>,
+    /// Makes changes wait for other members before they are acknowledged, if that was asked for.
+    pub acks: Option<Arc<Acks>>,
+    /// Questions of members that lack something.
+    pub questions: Questions,
+    /// Members that lost their disks.
+    pub lost: Lost,
     /// The access log, if enabled.
     pub access: Option<AccessLog>,
     /// Set once, when a tracker has told.
@@ -136,7 +145,28 @@ impl From<WireError> for Refusal {
     }
 }
 
+impl From<Late> for Status {
+    fn from(_: Late) -> Status {
+        Status::ETIMEDOUT
+    }
+}
+
 type Done = Result<(), Refusal>;
+
+/// A change that has its binlog record, and is acknowledged when it is [kept](Recorded::kept).
+#[derive(Debug, Default)]
+#[must_use = "what was asked for before the acknowledgement must be waited for"]
+struct Recorded(Option<Expected>);
+
+impl Recorded {
+    /// Waits until as many members have the change as was asked for; `ETIMEDOUT` if that takes too long.
+    async fn kept(self) -> Result<(), Status> {
+        match self.0 {
+            Some(expected) => Ok(expected.kept().await?),
+            None => Ok(()),
+        }
+    }
+}
 
 /// What the access log wants to know of a request.
 #[derive(Debug, Default)]
@@ -208,7 +238,7 @@ impl Service {
     }
 
     /// Writes the binlog record of a change that a client made at `now`.
-    fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
+    fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<Recorded, Status> {
         self.counters.source_update(now);
         let line = Line::new(&client_record(now, change, name)?)?;
         if planted::is(Bug::LateRecord) {
@@ -217,16 +247,34 @@ impl Service {
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
                 logged(binlog.append(line.as_bytes()))
             });
-            return Ok(());
+            return Ok(Recorded::default());
         }
-        logged(self.binlog.append(line.as_bytes()))
+        logged(self.binlog.append_announced(line.as_bytes(), |end| self.expect(end)))
     }
 
     /// [`record`](Service::record) of a change that cannot be taken back; it is written later if it cannot be now.
-    fn record_done(&self, now: i64, change: Change, name: &RemoteName) -> Result<(), Status> {
+    fn record_done(&self, now: i64, change: Change, name: &RemoteName) -> Result<Recorded, Status> {
         self.counters.source_update(now);
         let line = Line::new(&client_record(now, change, name)?)?;
-        logged(self.binlog.append_done(line.as_bytes()))
+        logged(self.binlog.append_done_announced(line.as_bytes(), |end| self.expect(end)))
+    }
+
+    fn expect(&self, end: binlog::Place) -> Recorded {
+        Recorded(self.acks.as_ref().map(|acks| acks.expect(end)))
+    }
+
+    /// Writes the record of a change that takes back one that could not be kept. Nobody waits for that.
+    fn record_undone(&self, now: i64, change: Change, name: &RemoteName) {
+        // A failure has been logged, and the record is written later.
+        drop(self.record_done(now, change, name));
+    }
+
+    /// Refuses a change that could not be kept, before it is made.
+    fn can_keep(&self) -> Result<(), Status> {
+        match &self.acks {
+            Some(acks) => Ok(acks.possible()?),
+            None => Ok(()),
+        }
     }
 
     /// Fails while there are changes that could not be recorded: no more of that kind are made then.
@@ -241,6 +289,19 @@ impl Service {
             error!("cannot put a change on stable storage: {e}");
             Status::from(&e)
         })
+    }
+
+    /// Waits for all that was asked for before a recorded change is acknowledged: stable storage, and other members, which
+    /// get it meanwhile.
+    async fn keep(
+        &self,
+        recorded: Recorded,
+        path: usize,
+        file: Option<File>,
+        dir: Option<Arc<OwnedFd>>,
+    ) -> Result<(), Status> {
+        self.settle(path, file, dir).await?;
+        recorded.kept().await
     }
 
     /// The directory a file is in, held open, if somebody will have to sync it.
@@ -328,7 +389,8 @@ impl Service {
             | Command::SyncModifyFile
             | Command::SyncTruncateFile
             | Command::SyncCreateLink
-            | Command::SyncRenameFile => self.take_push(conn, command, header.status, pusher).await,
+            | Command::SyncRenameFile
+            | Command::SyncCompare => self.take_push(conn, command, header.status, pusher).await,
             Command::ActiveTest if header.body_len == 0 => Ok(conn.send(&Header::ok(0).encode()).await?),
             Command::Quit => Err(Refusal::Gone),
             _ => Err(Status::EINVAL.into()),
@@ -437,7 +499,7 @@ fn client_record(now: i64, change: Change, name: &RemoteName) -> Result<Record, 
     Ok(Record { timestamp, origin: Origin::Client, change, name: canonical(name)? })
 }
 
-fn logged(written: io::Result<()>) -> Result<(), Status> {
+fn logged<T>(written: io::Result<T>) -> Result<T, Status> {
     written.map_err(|e| {
         error!("cannot write the binlog: {e}");
         Status::from(&e)

@@ -15,10 +15,12 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::header::Header;
+use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
 };
 use fdfs_protocol::{Command, RemoteName, Status};
+use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use super::change::shorten;
@@ -69,9 +71,30 @@ impl Service {
             Command::SyncTruncateFile => self.take_truncate(conn, from).await?,
             Command::SyncCreateLink => self.take_link(conn, from).await?,
             Command::SyncRenameFile => self.take_rename(conn, from).await?,
+            Command::SyncCompare => self.take_compare(conn).await?,
             _ => return Err(Status::EINVAL.into()),
         }
         Ok(conn.send(&Header::ok(0).encode()).await?)
+    }
+
+    /// Another member says what it has. Answered when it is certain to get what it lacks.
+    async fn take_compare(&self, conn: &mut Conn<'_>) -> Done {
+        let len = usize::try_from(conn.body_left()).ok().filter(|len| *len <= SyncCompare::MAX_LEN);
+        let len = len.ok_or(Status::EINVAL)?;
+        let _turn = self.questions.turn().ok_or(Status::EAGAIN)?;
+        let mut body = Vec::with_capacity(len);
+        while body.len() < len {
+            let piece = conn.piece(0).await?;
+            body.extend_from_slice(piece);
+            let taken = piece.len();
+            conn.consume(taken);
+        }
+        let compare = SyncCompare::decode(&body)?;
+        drop(body);
+        match timeout(self.settings.timeout, self.questions.ask(compare)).await {
+            Ok(true) => Ok(()),
+            _ => Err(Status::EAGAIN.into()),
+        }
     }
 
     /// Writes the record of a pushed change. `done`: the change cannot be taken back, so that the record is owed if it
@@ -203,7 +226,7 @@ impl Service {
         self.unlink(&place, meta.size).await?;
         if self.is_source(&request.name) {
             // The file may still be on its way from here to members that have heard of its end already.
-            self.record_done(clock::now(), Change::Delete, &request.name)?;
+            drop(self.record_done(clock::now(), Change::Delete, &request.name)?);
         } else {
             self.record_push(&line, true)?;
         }

@@ -37,6 +37,7 @@ impl Service {
     pub(super) async fn regenerate(&self, conn: &mut Conn<'_>, note: &mut Note) -> Done {
         let Regenerate { name: old } = self.message(conn, Regenerate::decode).await?;
         super::noted(self, note, &old);
+        self.can_keep()?;
         let source = self.membership()?.source;
         let place = self.place(&old)?;
         let mut held = self.names.hold(&old, self.settings.timeout).await?;
@@ -64,14 +65,29 @@ impl Service {
             }
         }
         let (new, target) = renamed.ok_or(Status::EEXIST)?;
-        if let Err(status) = self.record(clock::now(), Change::Rename { old: super::canonical(&old)? }, &new) {
-            if let Err(e) = place.dir().rename_new(&target.rel, &place.rel) {
-                error!("{new} has no binlog record and cannot be renamed back to {old}: {e}");
+        // The client knows the old name only, as long as it has no answer.
+        let undo = || {
+            let renamed = place.dir().rename_new(&target.rel, &place.rel);
+            renamed.inspect_err(|e| error!("{new} cannot be renamed back to {old}: {e}")).is_ok()
+        };
+        let recorded = match self.record(clock::now(), Change::Rename { old: super::canonical(&old)? }, &new) {
+            Ok(recorded) => recorded,
+            Err(status) => {
+                undo();
+                return Err(status.into());
+            }
+        };
+        held.set_sum(None);
+        let kept = match self.dir_to_settle(&target) {
+            Ok(dir) => self.keep(recorded, target.index, None, dir).await,
+            Err(status) => Err(status),
+        };
+        if let Err(status) = kept {
+            if undo() {
+                self.record_undone(clock::now(), Change::Rename { old: new }, &old);
             }
             return Err(status.into());
         }
-        held.set_sum(None);
-        self.settle(target.index, None, self.dir_to_settle(&target)?).await?;
         drop(held);
         self.log_rename(note, &old, &new);
         self.answer_name(conn, &new).await

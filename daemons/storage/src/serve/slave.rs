@@ -26,6 +26,7 @@ impl Service {
         let len = UploadSlaveHead::FIXED_LEN + name_len;
         let head = UploadSlaveHead::decode(conn.head(len).await?, body)?;
         conn.consume(len);
+        self.can_keep()?;
         let name = head.master.slave(&head.prefix, &head.ext).map_err(|_| Status::EINVAL)?;
         noted(self, note, &name);
         let master = self.place(&head.master)?;
@@ -65,17 +66,20 @@ impl Service {
     }
 
     async fn publish_slave(&self, place: &Place<'_>, name: &RemoteName, file: File) -> Result<(), Refusal> {
-        if let Err(status) = self.record(clock::now(), Change::Create, name) {
-            remove(place);
-            return Err(status.into());
-        }
-        let settled = match self.dir_to_settle(place) {
-            Ok(dir) => self.settle(place.index, Some(file), dir).await,
+        let recorded = match self.record(clock::now(), Change::Create, name) {
+            Ok(recorded) => recorded,
+            Err(status) => {
+                remove(place);
+                return Err(status.into());
+            }
+        };
+        let kept = match self.dir_to_settle(place) {
+            Ok(dir) => self.keep(recorded, place.index, Some(file), dir).await,
             Err(status) => Err(status),
         };
-        if let Err(status) = settled {
+        if let Err(status) = kept {
             remove(place);
-            let _ = self.record(clock::now(), Change::Delete, name);
+            self.record_undone(clock::now(), Change::Delete, name);
             return Err(status.into());
         }
         Ok(())

@@ -12,7 +12,7 @@ use fdfs_protocol::binlog::Change;
 use fdfs_protocol::file_id::{NameBlock, NewName, SizeField};
 use fdfs_protocol::storage::UploadHead;
 use fdfs_protocol::{RemoteName, Status};
-use tracing::error;
+use tracing::{debug, error};
 
 use super::{Done, Note, Refusal, Service, name_time, noted, warn_removed};
 use crate::clock;
@@ -90,6 +90,7 @@ impl Service {
         }
         let head = UploadHead::decode(conn.head(UploadHead::FIXED_LEN).await?, body)?;
         conn.consume(UploadHead::FIXED_LEN);
+        self.can_keep()?;
         let membership = self.membership()?;
         let index = self.store.choose(head.store_path, head.size, &membership.reserved, membership.choice)?;
         let path = &self.store.paths()[index];
@@ -183,20 +184,19 @@ impl Service {
         Ok(())
     }
 
-    /// Records the new file; without a record, or not on stable storage as asked for, there is no new file.
+    /// Records the new file; without a record, or not kept as was asked for, there is no new file.
     async fn publish(&self, draft: &Draft<'_>, path: &StorePath, name: &RemoteName, file: File) -> Result<(), Refusal> {
-        if let Err(status) = self.record(clock::now(), Change::Create, name) {
+        let recorded = match self.record(clock::now(), Change::Create, name) {
+            Ok(recorded) => recorded,
+            Err(status) => {
+                self.withdraw(draft, name);
+                return Err(status.into());
+            }
+        };
+        if let Err(status) = self.keep(recorded, draft.index, Some(file), Some(draft.leaf.fd.clone())).await {
             self.withdraw(draft, name);
-            return Err(status.into());
-        }
-        if self.syncer.is_none() {
-            drop(file);
-            return Ok(());
-        }
-        if let Err(status) = self.settle(draft.index, Some(file), Some(draft.leaf.fd.clone())).await {
-            self.withdraw(draft, name);
-            let _ = self.record(clock::now(), Change::Delete, name);
-            error!("{}: {name} could not be made durable and was removed", path.dir.path().display());
+            self.record_undone(clock::now(), Change::Delete, name);
+            debug!("{}: {name} could not be kept as was asked for, and was removed", path.dir.path().display());
             return Err(status.into());
         }
         Ok(())

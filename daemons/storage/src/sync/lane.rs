@@ -14,6 +14,7 @@ use fdfs_host::TcpStream;
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::file_id::Kind;
 use fdfs_protocol::header::{self, Header};
+use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
 };
@@ -103,6 +104,14 @@ impl Lane {
             Status::OK => Ok(()),
             _ => Err(Gone),
         }
+    }
+
+    /// Tells the peer what this storage has of the files of a lost member; it sets aside for this storage what that lacks.
+    ///
+    /// # Errors
+    /// [`Gone`] when the connection broke.
+    pub async fn compare(&mut self, compare: &SyncCompare) -> Result<Status, Gone> {
+        self.ask(Command::SyncCompare, 0, compare).await
     }
 
     /// Asks the peer for a sign of life.

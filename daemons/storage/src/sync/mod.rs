@@ -12,14 +12,22 @@
 //! | [`reader`] | the binlog, line by line |
 //! | [`mark`] | the position on disk |
 //! | [`aside`] | what could not be pushed |
+//! | [`lost`] | members that lost their disks: what they gave to some members only |
+//! | [`account`] | what the binlog says of files, compared with another member's |
+//! | [`compare`] | questions of members that lack something, to the loops |
+//! | [`hours`] | the hours of the day in which anything is pushed; pure |
 //! | [`lane`] | one connection to the peer, and the pushes |
 //! | [`pump`] | records into lanes, as long as the peer is there |
 //! | [`peer`] | the loop: waiting for the peer, sources of old data, starting again |
 //!
 //! All loops share one thread, which serves no client.
 
+pub mod account;
 pub mod aside;
+pub mod compare;
+pub mod hours;
 pub mod lane;
+pub mod lost;
 pub mod mark;
 pub mod peer;
 pub mod pump;
@@ -58,7 +66,8 @@ impl Replication {
         let thread = thread::spawn("storage-push", async move {
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => {}
-                () = attend(cluster) => {}
+                () = attend(cluster.clone()) => {}
+                () = lost::attend(cluster) => {}
             }
         })?;
         Ok(Replication { stop, thread: Some(thread) })

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fdfs_protocol::StorageId;
 use fdfs_protocol::datafile::SyncMark;
 use fdfs_protocol::stat::StorageStatus;
+use fdfs_protocol::{Status, StorageId};
 use fdfs_server::LinkError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -15,12 +15,14 @@ use tracing::{debug, info, warn};
 
 use super::aside::Aside;
 use super::lane::Lane;
+use super::lost::in_question;
 use super::mark::{Mark, PeerFiles};
 use super::pump::{Poison, Pump};
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, step};
 use super::window::Progress;
 use crate::blocking;
+use crate::clock;
 use crate::disk::binlog::Place;
 use crate::report::members::{Member, Members};
 use crate::report::session::Cluster;
@@ -28,6 +30,9 @@ use crate::report::session::Cluster;
 /// The first pause after trouble, and the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The clock is looked at this often outside the hours for pushing: somebody may set it.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
 /// A storage that is not the source of a new member begins this many seconds before the member asked for its source:
 /// clocks differ, and what comes twice is no harm.
@@ -51,6 +56,9 @@ pub enum Trouble {
     /// A mark file that makes no sense.
     #[error("{0}")]
     Mark(String),
+    /// The peer answers, but not what is hoped for.
+    #[error("{0} answers with status {code}: {1}", code = .1.0)]
+    Refused(SocketAddr, Status),
     /// The peer has no address.
     #[error("no address is known")]
     NoAddress,
@@ -64,12 +72,14 @@ pub struct Peer {
     poison: Poison,
     /// The peer was connected to since the last trouble.
     reached: bool,
+    /// The peer has begun anew, and that was noted.
+    anew: bool,
 }
 
 impl Peer {
     /// The loop of the member with this id.
     pub fn new(cluster: Arc<Cluster>, id: StorageId) -> Peer {
-        Peer { cluster, id, poison: Poison::default(), reached: false }
+        Peer { cluster, id, poison: Poison::default(), reached: false, anew: false }
     }
 
     /// Pushes until the peer leaves the group.
@@ -97,6 +107,11 @@ impl Peer {
         let known = self.cluster.members.borrow().get(&self.id).copied();
         if let Some(member) = known.filter(|m| matches!(m.status, StorageStatus::Deleted | StorageStatus::IpChanged)) {
             self.files(&member).retire();
+            if member.status == StorageStatus::Deleted
+                && let Err(e) = self.note_lost().await
+            {
+                warn!("{e}");
+            }
         }
     }
 
@@ -127,12 +142,20 @@ impl Peer {
         let mut mark = self.mark(&files, member.status).await?;
         // A storage that is not its source has nothing for a new member before that serves.
         let Some(member) = self.wait(members, mark.state.need_sync_old).await else { return Ok(()) };
+        if let Some(hours) = self.cluster.config.sync_hours
+            && let now = clock::local(clock::now()).second_of_day()
+            && hours.left(now).is_none()
+        {
+            sleep(hours.wait(now).min(LOOK_AT_CLOCK)).await;
+            return Ok(());
+        }
         let ip: IpAddr = member.ip.addr().ok_or(Trouble::NoAddress)?;
         let addr = SocketAddr::new(ip, member.port);
         let connected = Lane::connect(self.cluster.service.clone(), addr, self.cluster.dial).await;
         let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
         lane.identify(self.cluster.identity.id).await.map_err(|_| Trouble::Broken(addr))?;
         self.reached = true;
+        self.anew &= member.status != StorageStatus::Active;
         match member.status {
             StorageStatus::WaitSync => {
                 info!("pushing the files of the group to {}, as its source", self.id);
@@ -150,7 +173,7 @@ impl Peer {
     }
 
     /// Where to begin.
-    async fn mark(&self, files: &PeerFiles, status: StorageStatus) -> Result<Mark, Trouble> {
+    async fn mark(&mut self, files: &PeerFiles, status: StorageStatus) -> Result<Mark, Trouble> {
         let known = Mark::load(files.mark()).map_err(|e| Trouble::Mark(format!("{e:#}")))?;
         if let Some(mut known) = known {
             let end = self.cluster.service.binlog.place();
@@ -162,7 +185,11 @@ impl Peer {
                 known.advance(Progress { place: Place { file: 0, offset: 0 }, ..known.progress() });
             }
             match status {
-                StorageStatus::Init | StorageStatus::WaitSync => {}
+                StorageStatus::Init | StorageStatus::WaitSync if self.anew => {}
+                StorageStatus::Init | StorageStatus::WaitSync => {
+                    self.note_lost().await?;
+                    self.anew = true;
+                }
                 // It may have begun anew while this storage was away.
                 StorageStatus::Syncing if !known.state.need_sync_old => {
                     if !self.ask_source().await?.need_sync_old {
@@ -180,6 +207,12 @@ impl Peer {
             mark.state.binlog_offset = place.offset;
         }
         Ok(mark)
+    }
+
+    /// The peer was a member, and has begun anew or left. What it pushed to some members only is looked for among them.
+    async fn note_lost(&self) -> std::io::Result<()> {
+        let span = in_question(self.cluster.service.synced.until(&self.id));
+        self.cluster.service.lost.note(self.id, span).await
     }
 
     async fn ask_source(&self) -> Result<SyncMark, Trouble> {

@@ -13,19 +13,23 @@ use std::time::Duration;
 use fdfs_protocol::binlog::{Change, Record};
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::{RemoteName, StorageId};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use super::account::{Account, Scope, Span};
 use super::aside::{self, Aside};
+use super::compare::Question;
 use super::lane::{Lane, Outcome};
 use super::mark::Mark;
 use super::peer::Trouble;
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, is_wanted, names, step};
 use super::window::{Ticket, Window};
+use crate::acks::Reached;
 use crate::blocking;
+use crate::clock;
 use crate::disk::binlog::Place;
 use crate::net::Gone;
 use crate::report::members::Members;
@@ -105,8 +109,14 @@ pub struct Pump {
     /// Read, and not admitted yet.
     next: Option<(Record, Place)>,
     first_lane_used: Instant,
+    /// Nothing is begun before.
+    resume_at: Instant,
     save_at: Option<Instant>,
     alarm_at: Instant,
+    /// What the peer wants to know whether it lacks.
+    questions: mpsc::Receiver<Question>,
+    /// As long as this lives, changes may wait for the peer to have them.
+    _reached: Option<Reached>,
 }
 
 impl Pump {
@@ -116,6 +126,8 @@ impl Pump {
         let mut lanes: Vec<_> = (0..cluster.config.sync_threads.max(1)).map(|_| None).collect();
         lanes[0] = Some(first);
         Pump {
+            questions: cluster.service.questions.of(id),
+            _reached: cluster.service.acks.as_ref().map(|acks| acks.reach()),
             window: Window::new(mark.progress()),
             reader,
             lanes,
@@ -129,6 +141,7 @@ impl Pump {
             reconciling: Vec::new(),
             next: None,
             first_lane_used: Instant::now(),
+            resume_at: Instant::now(),
             save_at: None,
             alarm_at: Instant::now(),
         }
@@ -148,6 +161,9 @@ impl Pump {
         let beat = self.cluster.config.heart_beat_interval;
         let mut sign_at = Instant::now() + beat;
         loop {
+            if self.hours_are_over() {
+                return Ok(());
+            }
             let at_end = self.begin().await?;
             if at_end && self.is_idle() {
                 self.caught_up().await?;
@@ -164,6 +180,7 @@ impl Pump {
                     self.finish(finished, poison)?;
                 }
                 () = binlog.beyond(self.reader.place()), if at_end => {}
+                Some(question) = self.questions.recv() => self.answer(question).await?,
                 changed = members.changed() => {
                     let status = members.borrow_and_update().get(&self.id).map(|m| m.status);
                     if changed.is_err() || step(status, self.mark.state.need_sync_old) != Step::Push {
@@ -180,21 +197,31 @@ impl Pump {
         }
     }
 
+    /// It is noticed when something else happens, a keep-alive at the latest.
+    fn hours_are_over(&self) -> bool {
+        let now = || clock::local(clock::now()).second_of_day();
+        self.cluster.config.sync_hours.is_some_and(|hours| hours.left(now()).is_none())
+    }
+
     fn is_idle(&self) -> bool {
         self.window.is_empty() && self.next.is_none()
     }
 
     fn wake_at(&self, sign_at: Instant) -> Instant {
+        let resumes = Some(self.resume_at).filter(|at| *at > Instant::now());
         let paused = self.lanes.len() > 1 && !self.window.is_empty();
         let pause_ends = paused.then(|| self.first_lane_used + FIRST_LANE_EVERY + FIRST_LANE_WAIT);
         // What is due and was not begun waits for a job to end.
         let aside = self.aside.next_due().filter(|due| self.jobs.is_empty() || *due > Instant::now());
-        [self.save_at, aside, pause_ends].into_iter().flatten().fold(sign_at, Instant::min)
+        [self.save_at, aside, pause_ends, resumes].into_iter().flatten().fold(sign_at, Instant::min)
     }
 
     /// Begins what can be begun; true when there is nothing more in the binlog.
     async fn begin(&mut self) -> Result<bool, Trouble> {
         loop {
+            if self.resume_at > Instant::now() {
+                return Ok(false);
+            }
             let Some(number) = self.free_lane() else { return Ok(false) };
             let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
             if let Some((name, timestamp)) = self.aside.due(Instant::now(), |name| !busy(name)) {
@@ -258,6 +285,9 @@ impl Pump {
         if number == 0 {
             self.first_lane_used = Instant::now();
         }
+        if !self.cluster.config.sync_interval.is_zero() {
+            self.resume_at = Instant::now() + self.cluster.config.sync_interval;
+        }
         self.busy.insert(number);
         let lane = self.lanes[number].take();
         let (cluster, addr) = (self.cluster.clone(), self.addr);
@@ -313,7 +343,11 @@ impl Pump {
         match job {
             Job::Record(record, ticket, end) => {
                 match result {
-                    Ok(Outcome::Done) => {}
+                    Ok(Outcome::Done) => {
+                        if let Some(acks) = &self.cluster.service.acks {
+                            acks.taken(end, self.id);
+                        }
+                    }
                     Ok(outcome) => {
                         self.alarm(&record.name, &outcome);
                         self.set_aside(&record)?;
@@ -352,6 +386,28 @@ impl Pump {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The peer says what it has of a lost member's files. What it lacks is set aside for it, which is as good as pushed.
+    async fn answer(&mut self, question: Question) -> Result<(), Trouble> {
+        let Question { compare, answer } = question;
+        let span = Span { since: compare.since, until: compare.until };
+        let scope = Scope { span, part: compare.part, parts: compare.parts };
+        let account = Account::read(self.cluster.service.binlog.clone(), scope).await?;
+        let lacking = account.ahead_of(&compare.files);
+        let now = Instant::now();
+        for (name, timestamp) in &lacking {
+            self.aside.add(*name, *timestamp, now)?;
+        }
+        self.aside.sync().await?;
+        if !lacking.is_empty() {
+            info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), compare.lost);
+        }
+        // This storage may not have seen that somebody was lost: it was away, or it was over before the next beat.
+        self.cluster.service.lost.hear(compare.lost, span).await?;
+        // An asker that is gone asks again.
+        let _ = answer.send(());
         Ok(())
     }
 

@@ -123,7 +123,7 @@ impl Group {
     }
 
     /// Waits for a condition that nothing announces.
-    pub fn until(&self, what: &str, condition: impl Fn(&Group) -> bool) {
+    pub fn until(&self, what: &str, mut condition: impl FnMut(&Group) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition(self) {
             assert!(Instant::now() < deadline, "{what}");

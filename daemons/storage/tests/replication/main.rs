@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod group;
+mod loss;
+mod promise;
 
 use common::noise;
 use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncTwoNames};

@@ -8,9 +8,11 @@ use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::peer::{JoinReply, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 
+use tracing::warn;
+
 use super::group::{Group, MIXED_PORTS};
 use super::identity::id_from;
-use super::{Caller, Cluster, MAX_GROUPS, Member, Unsaved};
+use super::{Caller, Cluster, MAX_GROUPS, Member, Storage, Unsaved};
 use crate::address::Addresses;
 use fdfs_protocol::peer::parameters::IdType;
 
@@ -99,6 +101,12 @@ impl Cluster {
         if let Some(storage) = self.group_mut(&member.group)?.member_mut(&member.id) {
             if storage.is_tombstone() {
                 storage.status = StorageStatus::Init;
+            } else if has_begun_anew(storage, request) {
+                warn!("group {}, storage {}: it has lost its data, and begins anew", member.group, member.id);
+                storage.status = StorageStatus::Init;
+                storage.sync_source = None;
+                storage.sync_until = 0;
+                self.group_mut(&member.group)?.note_change();
             }
             return Ok(false);
         }
@@ -185,6 +193,18 @@ impl Cluster {
     }
 }
 
+/// Whether a known storage has lost its disks since: it has none of the group's files, whatever it had. FastDFS's
+/// tracker takes it for a restart, and sends readers to it.
+///
+/// The tracker that it meets first hears that it is fresh; the others, when it knows its source already, see that it
+/// joined its group later than they knew. One that they missed beginning anew, and that has its files by now, claims so.
+fn has_begun_anew(storage: &Storage, request: &JoinRequest) -> bool {
+    let serves = |status: StorageStatus| status.is_available();
+    serves(storage.status)
+        && (request.fresh
+            || (storage.join_time > 0 && request.join_time > storage.join_time && !request.status.is_some_and(serves)))
+}
+
 /// The trackers a joining storage knows.
 pub fn listed(request: &JoinRequest) -> Vec<(Addresses, u16)> {
     request.trackers.iter().map(tracker_entry).collect()
@@ -239,6 +259,32 @@ mod tests {
             let fresh = JoinRequest { fresh: true, status, ..request() };
             let result = cluster(settings()).join_from("10.0.0.1", &fresh).map(|r| r.status);
             assert_eq!(result, Ok(S::Init), "{status:?}, fresh");
+        }
+    }
+
+    #[test]
+    fn a_known_storage_that_lost_its_data_begins_anew() {
+        // fresh, claimed status, joined later than known, the status it had, begins anew
+        for (fresh, claimed, later, before, anew) in [
+            (true, Some(S::Init), 0, S::Active, true),
+            (true, Some(S::Init), 0, S::Offline, true),
+            (true, Some(S::Init), 9, S::Syncing, false),
+            (false, Some(S::WaitSync), 9, S::Offline, true),
+            (false, None, 9, S::Active, true),
+            (false, Some(S::Active), 9, S::Active, false),
+            (false, Some(S::WaitSync), 0, S::Offline, false),
+            (false, None, 0, S::Offline, false),
+        ] {
+            let mut c = cluster(settings());
+            let m = c.bring_up("10.0.0.1");
+            c.bring_up("10.0.0.2");
+            c.set_status(&m, before);
+            c.group_mut(&m.group).unwrap().member_mut(&m.id).unwrap().sync_source = Some("10.0.0.2".parse().unwrap());
+            let again = JoinRequest { fresh, status: claimed, join_time: NOW + later, ..request() };
+            let reply = c.join_from("10.0.0.1", &again).unwrap();
+            let case = format!("{fresh} {claimed:?} {later} {before}");
+            assert_eq!(reply.status == S::Init, anew, "{case}");
+            assert_eq!(reply.source.is_none(), anew, "{case}");
         }
     }
 

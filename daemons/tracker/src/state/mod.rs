@@ -276,7 +276,7 @@ mod tests {
     fn the_end_of_an_older_connection_means_nothing() {
         let mut c = cluster(settings());
         let m = c.bring_up("10.0.0.1");
-        c.join(&caller("10.0.0.1", 99), &request()).unwrap();
+        c.join(&caller("10.0.0.1", 99), &fdfs_protocol::peer::JoinRequest { fresh: false, ..request() }).unwrap();
         assert!(c.is_joined(&m, 99) && !c.is_joined(&m, session("10.0.0.1")));
         c.leave(session("10.0.0.1"), Some(m));
         assert_eq!(c.status(&m), S::Active);

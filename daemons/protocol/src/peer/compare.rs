@@ -1,0 +1,153 @@
+//! SYNC_COMPARE: what a storage knows of the files that a lost member may have given to some members only.
+//!
+//! An extension: FastDFS's storages answer EINVAL. A member that loses its disks has pushed its latest changes to some of
+//! the others and not to the rest, and nobody pushes those again. So the others tell each other what their binlogs say
+//! of these files, and whoever is behind gets them. The answer is empty: `EAGAIN` asks for another try later.
+
+use bytes::BufMut;
+
+use crate::file_id::RemoteName;
+use crate::names::StorageId;
+use crate::wire::{Cursor, Encode, WireError};
+
+/// How much a binlog says of a file. The greater has everything that the smaller has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Extent {
+    /// Time of the last change, unix seconds.
+    pub last: u32,
+    /// Changes that differ.
+    pub distinct: u16,
+    /// All records, those of pushes that came twice included.
+    pub records: u16,
+}
+
+/// SYNC_COMPARE. The whole message is sent in parts, each about the names that fall into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncCompare {
+    /// The member that lost its disks.
+    pub lost: StorageId,
+    /// Who sends this, and gets what it lacks.
+    pub sender: StorageId,
+    /// Records from this time on count, unix seconds.
+    pub since: i64,
+    /// Records up to this time count, unix seconds: what comes later is pushed by who made it.
+    pub until: i64,
+    /// Number of this part, from 0.
+    pub part: u32,
+    /// How many parts there are, at least 1.
+    pub parts: u32,
+    /// The files, in the order of their names.
+    pub files: Vec<(RemoteName, Extent)>,
+}
+
+impl SyncCompare {
+    /// The longest body that is sent or taken, in bytes.
+    pub const MAX_LEN: usize = 32 * 1024 * 1024;
+
+    const FIXED_LEN: usize = 2 * StorageId::LEN + 8 + 8 + 4 + 4;
+
+    /// Which part of `parts` a name falls into.
+    pub fn part_of(name: &RemoteName, parts: u32) -> u32 {
+        crc32fast::hash(name.as_bytes()) % parts.max(1)
+    }
+
+    /// Reads the whole body.
+    pub fn decode(body: &[u8]) -> Result<Self, WireError> {
+        let mut c = Cursor::new("sync compare", body);
+        let lost = StorageId::decode(c.take(StorageId::LEN)?)?;
+        let sender = StorageId::decode(c.take(StorageId::LEN)?)?;
+        let (since, until) = (c.i64()?, c.i64()?);
+        let (part, parts) = (c.u32()?, c.u32()?);
+        if part >= parts || lost.is_none() || sender.is_none() {
+            return Err(WireError::Range { what: "part", value: part.into() });
+        }
+        let mut files = Vec::with_capacity(c.left() / 64);
+        while c.left() > 0 {
+            let len = usize::from(c.u8()?);
+            let name = RemoteName::decode(c.take(len)?)?;
+            let last = c.u32()?;
+            let counts = c.u32()?;
+            files.push((name, Extent { last, distinct: (counts >> 16) as u16, records: counts as u16 }));
+        }
+        Ok(SyncCompare { lost, sender, since, until, part, parts, files })
+    }
+
+    /// Length of the body in bytes.
+    pub fn encoded_len(&self) -> usize {
+        Self::FIXED_LEN + self.files.iter().map(|(name, _)| 1 + name.as_bytes().len() + 8).sum::<usize>()
+    }
+}
+
+impl Encode for SyncCompare {
+    fn encode<B: BufMut>(&self, out: &mut B) {
+        self.lost.encode(out);
+        self.sender.encode(out);
+        out.put_i64(self.since);
+        out.put_i64(self.until);
+        out.put_u32(self.part);
+        out.put_u32(self.parts);
+        for (name, extent) in &self.files {
+            let name = name.as_bytes();
+            out.put_u8(name.len() as u8);
+            out.put_slice(name);
+            out.put_u32(extent.last);
+            out.put_u32(u32::from(extent.distinct) << 16 | u32::from(extent.records));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(n: u32) -> RemoteName {
+        format!("M00/00/00/file{n:06}").parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let message = SyncCompare {
+            lost: "10.0.0.1".parse().unwrap(),
+            sender: "10.0.0.2".parse().unwrap(),
+            since: -60,
+            until: 60,
+            part: 1,
+            parts: 2,
+            files: (0..3).map(|n| (name(n), Extent { last: n, distinct: 2, records: 0xFFFF })).collect(),
+        };
+        let mut body = Vec::new();
+        message.encode(&mut body);
+        assert_eq!(body.len(), message.encoded_len());
+        assert_eq!(SyncCompare::decode(&body).unwrap(), message);
+        for cut in 0..body.len() {
+            // Between two files it is a shorter message; the length of a body is the header's to tell.
+            let shorter = SyncCompare::decode(&body[..cut]);
+            assert!(shorter.is_err() || shorter.unwrap().files.len() < 3);
+        }
+        body[3 * 16 + 8 + 3] = 2;
+        assert!(SyncCompare::decode(&body).is_err(), "part 2 of 2");
+    }
+
+    #[test]
+    fn every_name_falls_into_one_part() {
+        let hit = (0..1000).map(|n| SyncCompare::part_of(&name(n), 7)).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(hit, (0..7).collect());
+        assert_eq!(SyncCompare::part_of(&name(1), 0), 0);
+    }
+
+    #[test]
+    fn the_later_and_then_the_longer_is_ahead() {
+        let extent = |last, distinct, records| Extent { last, distinct, records };
+        assert!(extent(5, 1, 1) > extent(4, 9, 9));
+        assert!(extent(5, 2, 2) > extent(5, 1, 3));
+        assert!(extent(5, 1, 2) > extent(5, 1, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = SyncCompare::decode(&body);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Members that have lost their disks.
+//!
+//! What such a member had pushed to some of the group only is pushed by nobody any more. So every member tells every
+//! other what it has of the files that are in question, and gets what it lacks ([`account`](super::account)). That
+//! somebody was lost is noted in a file, `<id>.lost` beside the mark files, until all members have been asked.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fdfs_protocol::peer::compare::SyncCompare;
+use fdfs_protocol::{Status, StorageId};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::account::{Account, Scope, Span, parts};
+use super::lane::Lane;
+use super::peer::Trouble;
+use super::rules::{Step, step};
+use crate::blocking;
+use crate::clock;
+use crate::disk::replace_file;
+use crate::report::members::Member;
+use crate::report::session::Cluster;
+
+/// Lanes carry changes in any order within this time, and clocks of writers differ a little.
+const SLACK: i64 = 60;
+
+/// Where nothing is known of a member, what is older than this is taken to be everywhere; as FastDFS's trackers do.
+const LONGEST_DELAY: i64 = 86_400;
+
+/// Pause before a member that could not be asked is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The notes of lost members.
+#[derive(Debug)]
+pub struct Lost {
+    dir: PathBuf,
+    noted: Notify,
+    /// Until when all members have been asked, since this process began.
+    settled: Mutex<BTreeMap<StorageId, i64>>,
+}
+
+impl Lost {
+    /// Notes in the directory of the mark files.
+    pub fn new(dir: &Path) -> Lost {
+        Lost { dir: dir.to_owned(), noted: Notify::new(), settled: Mutex::default() }
+    }
+
+    /// Notes that `id` lost its disks, and that what it pushed in this time may be missing somewhere.
+    ///
+    /// # Errors
+    /// What writing reported, with the path in the text.
+    pub async fn note(&self, id: StorageId, span: Span) -> io::Result<()> {
+        let path = self.path(&id);
+        blocking::run(move || {
+            let known = read(&path).unwrap_or(span);
+            let Span { since, until } = Span { since: known.since.min(span.since), until: known.until.max(span.until) };
+            replace_file(&path, format!("since={since}\nuntil={until}\n").as_bytes())
+        })
+        .await?;
+        self.noted.notify_one();
+        Ok(())
+    }
+
+    /// Another member says that `id` was lost. Notes it, unless that was done. `id` may be this storage itself.
+    ///
+    /// # Errors
+    /// As [`note`](Lost::note).
+    pub async fn hear(&self, id: StorageId, span: Span) -> io::Result<()> {
+        let settled = self.settled.lock().get(&id).is_some_and(|until| *until >= span.until - SLACK);
+        let path = self.path(&id);
+        if settled || blocking::run(move || path.try_exists()).await? {
+            return Ok(());
+        }
+        self.note(id, span).await
+    }
+
+    fn path(&self, id: &StorageId) -> PathBuf {
+        self.dir.join(format!("{id}.lost"))
+    }
+
+    /// The members noted, and the time in question.
+    async fn all(&self) -> io::Result<Vec<(StorageId, Span)>> {
+        let dir = self.dir.clone();
+        blocking::run(move || {
+            let mut found = Vec::new();
+            for entry in std::fs::read_dir(&dir)? {
+                let path = entry?.path();
+                let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".lost"));
+                let Some(id) = id.and_then(|id| id.parse().ok()) else { continue };
+                // A note that makes no sense, of a full disk perhaps, is one all the same.
+                found.push((id, read(&path).unwrap_or_else(|| in_question(0))));
+            }
+            found.sort_unstable();
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn settle(&self, id: StorageId, span: Span) -> io::Result<()> {
+        self.settled.lock().insert(id, span.until);
+        let path = self.path(&id);
+        blocking::run(move || std::fs::remove_file(path)).await
+    }
+}
+
+fn read(path: &Path) -> Option<Span> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let value = |key| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')?.parse().ok());
+    Some(Span { since: value("since")?, until: value("until")? })
+}
+
+/// When a member pushed what may not have come here: from the last change that did, as far as one is known, until now.
+pub fn in_question(last: u32) -> Span {
+    let now = clock::now();
+    let since = if last == 0 { now - LONGEST_DELAY } else { i64::from(last) - SLACK };
+    Span { since, until: now + SLACK }
+}
+
+/// Asks the members, whenever one was lost; never returns.
+pub async fn attend(cluster: Arc<Cluster>) {
+    let mut members = cluster.members.subscribe();
+    let mut answered: HashSet<(StorageId, Span, StorageId)> = HashSet::new();
+    let lost = &cluster.service.lost;
+    loop {
+        let noted = lost.all().await.unwrap_or_else(|e| {
+            warn!("cannot look for notes of lost members: {e}");
+            Vec::new()
+        });
+        answered.retain(|(id, span, _)| noted.contains(&(*id, *span)));
+        let mut failed = false;
+        for (id, span) in &noted {
+            let others: Vec<(StorageId, Member)> = {
+                let members = members.borrow_and_update();
+                let present = members.iter().filter(|(_, m)| step(Some(m.status), true) != Step::End);
+                present.map(|(id, m)| (*id, *m)).filter(|(id, _)| *id != cluster.identity.id).collect()
+            };
+            let mut open = 0;
+            for (other, member) in others {
+                if answered.contains(&(*id, *span, other)) {
+                    continue;
+                }
+                open += 1;
+                if step(Some(member.status), false) != Step::Push {
+                    continue;
+                }
+                match ask(&cluster, (*id, *span), &member).await {
+                    Ok(()) => {
+                        open -= 1;
+                        answered.insert((*id, *span, other));
+                    }
+                    Err(e) => {
+                        failed = true;
+                        debug!("{other} cannot be asked for what {id} may have given only to it: {e}");
+                    }
+                }
+            }
+            if open == 0 {
+                info!("all members were asked for what {id} may have given only to them");
+                if let Err(e) = lost.settle(*id, *span).await {
+                    warn!("cannot remove the note that {id} was lost: {e}");
+                }
+            }
+        }
+        tokio::select! {
+            () = lost.noted.notified() => {}
+            changed = members.changed(), if !noted.is_empty() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = sleep(AGAIN), if failed => {}
+        }
+    }
+}
+
+/// Tells a member what is here; it sets aside for us what we lack.
+async fn ask(cluster: &Cluster, (lost, span): (StorageId, Span), member: &Member) -> Result<(), Trouble> {
+    let ip: IpAddr = member.ip.addr().ok_or(Trouble::NoAddress)?;
+    let addr = SocketAddr::new(ip, member.port);
+    let connected = Lane::connect(cluster.service.clone(), addr, cluster.dial).await;
+    let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
+    let binlog = &cluster.service.binlog;
+    let parts = parts(binlog.clone(), span).await?;
+    for part in 0..parts {
+        let files = Account::read(binlog.clone(), Scope { span, part, parts }).await?.extents();
+        let Span { since, until } = span;
+        let compare = SyncCompare { lost, sender: cluster.identity.id, since, until, part, parts, files };
+        match lane.compare(&compare).await.map_err(|_| Trouble::Broken(addr))? {
+            Status::OK => {}
+            // One of FastDFS's own: it pushes nothing of others, whatever it is asked.
+            Status::EINVAL => return Ok(()),
+            status => return Err(Trouble::Refused(addr, status)),
+        }
+    }
+    Ok(())
+}

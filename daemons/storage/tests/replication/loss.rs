@@ -1,0 +1,101 @@
+//! A member that loses its disks.
+
+use std::path::Path;
+
+use fdfs_protocol::header::Header;
+use fdfs_protocol::peer::compare::SyncCompare;
+use fdfs_protocol::storage::MetadataMode;
+use fdfs_protocol::{Command, Encode, RemoteName, Status};
+
+use crate::common::noise;
+use crate::group::Group;
+
+fn wipe(group: &Group, index: usize) {
+    let base = &group.members[index].config.base_path;
+    std::fs::remove_dir_all(base).unwrap();
+    std::fs::create_dir_all(base).unwrap();
+}
+
+fn has(group: &Group, member: usize, name: &RemoteName) -> bool {
+    group.files(member).contains_key(&Path::new("data").join(name.true_name()))
+}
+
+#[test]
+fn a_member_that_lost_its_disks_gets_everything_again() {
+    let mut group = Group::with(3);
+    (0..3).for_each(|i| group.wait_active(i));
+    let names: Vec<_> = (0..3)
+        .flat_map(|i| {
+            let mut c = group.client(i);
+            (0..20).map(|n| c.upload(&noise(1000 + n, n as u64), "bin")).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(group.converge("before").len(), names.len());
+    group.stop(0);
+    wipe(&group, 0);
+    group.start(0);
+    group.wait_active(0);
+    assert_eq!(group.converge("after").len(), names.len());
+    assert!(names.iter().all(|name| has(&group, 0, name)));
+    let name = group.client(0).upload(b"new", "txt");
+    group.converge("what comes after");
+    assert!(has(&group, 1, &name));
+}
+
+#[test]
+fn what_a_lost_member_gave_to_some_reaches_all() {
+    let mut group = Group::with(3);
+    (0..3).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    let appender = c.upload_appender(b"0123", "log");
+    let gone = c.upload(b"to be removed", "txt");
+    let files = group.converge("before").len();
+    // All this misses member 1, which then is the one that pushes the old files to member 0.
+    group.stop(1);
+    let names: Vec<_> = (0..10).map(|n| c.upload(&noise(1000, n), "bin")).collect();
+    assert_eq!(c.append(&appender, b"4567").status, 0);
+    assert_eq!(c.set_metadata(&names[0], MetadataMode::Overwrite, b"a\x021").status, 0);
+    assert_eq!(c.delete(&gone).status, 0);
+    group.converge("without member 1");
+    group.stop(0);
+    wipe(&group, 0);
+    group.start(1);
+    group.wait_active(1);
+    group.client(1).upload(b"another", "txt");
+    group.start(0);
+    group.wait_active(0);
+    let all = group.converge("after member 0 lost its disks");
+    assert_eq!(all.len(), files - 1 + 10 + 1 + 1);
+    assert_eq!(group.client(1).content(&appender), b"01234567");
+    assert!(names.iter().all(|name| has(&group, 1, name)) && !has(&group, 1, &gone));
+    let noted = |group: &Group, i: usize| {
+        let sync = group.members[i].config.base_path.join("data/sync");
+        std::fs::read_dir(sync).unwrap().flatten().any(|e| e.file_name().to_string_lossy().ends_with(".lost"))
+    };
+    group.until("all have been asked", |group| (0..3).all(|i| !noted(group, i)));
+}
+
+#[test]
+fn questions_that_make_no_sense_are_refused() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let ask = |body: &[u8]| group.client(0).raw(Command::SyncCompare.code(), 0, body).status;
+    let compare = SyncCompare {
+        lost: "127.0.0.9".parse().unwrap(),
+        sender: "127.0.0.8".parse().unwrap(),
+        since: 0,
+        until: i64::MAX,
+        part: 0,
+        parts: 1,
+        files: Vec::new(),
+    };
+    let mut body = Vec::new();
+    compare.encode(&mut body);
+    assert_eq!(ask(&body), Status::EAGAIN.0, "nobody pushes to the sender");
+    assert_eq!(ask(&body[..body.len() - 1]), Status::EINVAL.0);
+    assert_eq!(ask(&[&body[..], &[200, 1]].concat()), Status::EINVAL.0);
+    assert_eq!(ask(b""), Status::EINVAL.0);
+    let mut c = group.client(0);
+    c.send(&Header { body_len: 1 << 40, cmd: Command::SyncCompare.code(), status: 0 }.encode());
+    assert_eq!(c.answer().status, Status::EINVAL.0);
+}

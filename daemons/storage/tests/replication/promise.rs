@@ -1,0 +1,108 @@
+//! `ack_members`: what is acknowledged is at other members already, and what could not be is not there.
+
+use std::path::Path;
+use std::time::Duration;
+
+use fdfs_protocol::storage::MetadataMode;
+use fdfs_protocol::{RemoteName, Status};
+
+use crate::common::noise;
+use crate::group::Group;
+
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+fn promising(members: usize) -> Group {
+    let mut group = Group::new();
+    for _ in 0..members {
+        group.add(|config| (config.ack_members, config.ack_timeout) = (2, TIMEOUT));
+    }
+    (0..members).for_each(|i| group.wait_active(i));
+    group
+}
+
+/// The content of a file at a member's disk, now.
+fn at(group: &Group, member: usize, name: &RemoteName) -> Option<Vec<u8>> {
+    group.files(member).remove(&Path::new("data").join(name.true_name()))
+}
+
+#[test]
+fn what_is_acknowledged_is_at_two_members() {
+    let group = promising(3);
+    let mut c = group.client(0);
+    for i in 0..30 {
+        let content = noise(i * 1000, i as u64);
+        let name = c.upload(&content, "bin");
+        let there = [1, 2].map(|member| at(&group, member, &name));
+        assert!(there.contains(&Some(content)), "{name} is nowhere else");
+    }
+    let appender = c.upload_appender(b"abc", "log");
+    assert_eq!(c.append(&appender, b"def").status, 0);
+    assert_eq!(c.modify(&appender, 1, b"X").status, 0);
+    assert!([1, 2].map(|m| at(&group, m, &appender)).contains(&Some(b"aXcdef".to_vec())));
+    assert_eq!(c.truncate(&appender, 2).status, 0);
+    assert!([1, 2].map(|m| at(&group, m, &appender)).contains(&Some(b"aX".to_vec())));
+    let sealed = c.regenerate(&appender).name();
+    assert!([1, 2].map(|m| at(&group, m, &sealed)).contains(&Some(b"aX".to_vec())));
+    assert_eq!(c.set_metadata(&sealed, MetadataMode::Overwrite, b"a\x021").status, 0);
+    let metadata = sealed.metadata().unwrap();
+    assert!([1, 2].map(|m| at(&group, m, &metadata)).contains(&Some(b"a\x021".to_vec())));
+    assert_eq!(c.delete(&sealed).status, 0);
+    assert!([1, 2].map(|m| at(&group, m, &sealed)).contains(&None));
+    assert!([1, 2].map(|m| at(&group, m, &metadata)).contains(&None));
+    group.converge("after everything was acknowledged");
+}
+
+#[test]
+fn what_cannot_be_promised_is_an_error_and_leaves_no_half_file() {
+    let mut group = promising(2);
+    let mut c = group.client(0);
+    let late = Status::ETIMEDOUT.0;
+    let appender = c.upload_appender(b"0123", "log");
+    let kept = c.upload(b"kept", "txt");
+    let before = group.converge("before");
+    group.stop(1);
+    // At first it is waited for, and what was made is taken back; later it is refused before it is made.
+    let binlog = || group.binlog(0).lines().count();
+    let lines = binlog();
+    assert_eq!(c.append(&appender, b"4567").status, late);
+    assert_eq!(binlog(), lines + 2);
+    assert_eq!(at(&group, 0, &appender).unwrap(), b"0123");
+    let refused = binlog();
+    group.until("no promise is possible", |_| {
+        let lines = binlog();
+        assert_eq!(c.upload_as(fdfs_protocol::Command::UploadFile, b"new", "txt").status, late);
+        binlog() == lines
+    });
+    assert!(binlog() >= refused);
+    assert_eq!(c.upload_slave(&kept, "_s", "txt", b"slave").status, late);
+    assert_eq!(c.regenerate(&appender).status, late);
+    assert_eq!(c.delete(&kept).status, late);
+    assert_eq!(c.set_metadata(&kept, MetadataMode::Overwrite, b"a\x021").status, late);
+    assert_eq!(c.content(&kept), b"kept");
+    assert_eq!(group.files(0), before);
+    group.start(1);
+    group.wait_active(1);
+    group.until("promises are possible again", |group| {
+        group.client(0).upload_as(fdfs_protocol::Command::UploadFile, b"new", "txt").status == 0
+    });
+    let mut c = group.client(0);
+    assert_eq!(c.append(&appender, b"4567").status, 0);
+    assert_eq!(group.converge("after").len(), before.len() + 1);
+    assert_eq!(group.client(1).content(&appender), b"01234567");
+}
+
+#[test]
+fn a_new_name_that_is_not_kept_is_taken_back() {
+    let mut group = promising(2);
+    let mut c = group.client(0);
+    let appender = c.upload_appender(b"0123", "log");
+    group.converge("before");
+    group.stop(1);
+    assert_eq!(c.regenerate(&appender).status, Status::ETIMEDOUT.0);
+    assert_eq!(c.content(&appender), b"0123");
+    group.start(1);
+    let files = group.converge("after");
+    assert_eq!(files.len(), 1);
+    group.until("changes are taken again", |group| group.client(0).append(&appender, b"4").status == 0);
+    assert_eq!(group.converge("at the end").into_values().next().unwrap(), b"01234");
+}
