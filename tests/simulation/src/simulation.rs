@@ -111,6 +111,7 @@ fn simulate(seed: u64) -> anyhow::Result<String> {
     simulation.faults.heal(&mut simulation.sim, &simulation.hosts, end);
     simulation.work.phase.set(Phase::Rest);
     simulation.until("every operation has ended", END, |s| s.work.busy.get() == 0)?;
+    simulation.until("all storages are in use again, and a tracker leads", END, |s| s.cluster.is_ready())?;
     simulation.agree()?;
     simulation.ask_to_read()?;
     simulation.until("everything is read", END, |s| s.work.reads.borrow().is_empty() && s.work.busy.get() == 0)?;
