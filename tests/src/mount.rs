@@ -143,11 +143,15 @@ pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) } as i32;
     if fd >= 0 {
         let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: one valid pollfd, length 1; then the descriptor opened above is closed once.
-        unsafe {
-            libc::poll(&mut poll, 1, patience.as_millis() as i32);
-            libc::close(fd);
+        let deadline = Instant::now() + patience;
+        // A signal, such as Ctrl-C, ends the call early.
+        while poll.revents == 0 && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // SAFETY: one valid pollfd, length 1.
+            unsafe { libc::poll(&mut poll, 1, left.as_millis() as i32 + 1) };
         }
+        // SAFETY: the descriptor opened above is closed once.
+        unsafe { libc::close(fd) };
     }
     match child.try_wait()? {
         Some(status) => Ok(status),

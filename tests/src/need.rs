@@ -1,7 +1,7 @@
 //! What a suite needs from the machine.
 //!
 //! A suite that cannot run here says so on standard error and ends as passed, unless `FDFS_TESTS_REQUIRE` names what
-//! is missing (`fuse`): CI sets it, so that nothing is skipped there unseen.
+//! is missing (`fuse`, `netns`): CI sets it, so that nothing is skipped there unseen.
 
 use std::path::Path;
 
@@ -13,6 +13,14 @@ pub fn fuse() -> bool {
     // SAFETY: a plain system call without arguments.
     let root = unsafe { libc::geteuid() } == 0;
     available("fuse", root && Path::new("/dev/fuse").exists(), "root and /dev/fuse")
+}
+
+/// Whether network namespaces can be made here: root, and `ip` of iproute2.
+///
+/// # Panics
+/// When they cannot and `FDFS_TESTS_REQUIRE` contains `netns`.
+pub fn netns() -> bool {
+    available("netns", crate::netns::possible(), "root, network namespaces, or the ip command of iproute2")
 }
 
 fn available(name: &str, present: bool, what: &str) -> bool {

@@ -7,6 +7,7 @@
 //! | [`serve`] | the client commands |
 //! | [`net`] | a client's connection and its buffers |
 //! | [`disk`] | directories, files, binlog, marks |
+//! | [`deleted`] | files that were removed, so that nothing late brings them back |
 //! | [`names`] | who changes which file; running checksums |
 //! | [`sync`] | pushing what changes here to the other storages |
 //! | [`acks`] | changes that wait until other members have them |
@@ -31,6 +32,7 @@ mod blocking;
 pub mod clock;
 pub mod config;
 pub mod counters;
+pub mod deleted;
 pub mod disk;
 pub mod names;
 pub mod net;

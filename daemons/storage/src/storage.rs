@@ -20,6 +20,7 @@ use crate::acks::Acks;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
+use crate::deleted::Deleted;
 use crate::disk::binlog::Binlog;
 use crate::disk::durable::Syncer;
 use crate::disk::init_flag::InitState;
@@ -212,6 +213,7 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         written: saved.dist_write_file_count,
     };
     let binlog = Arc::new(Binlog::open(&data)?);
+    let deleted = Deleted::load(&binlog.file_path(binlog.place().file)).context("cannot read the binlog")?;
     let syncer = match config.fsync {
         Fsync::Never => None,
         Fsync::Always => {
@@ -231,6 +233,7 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         counters: Counters::new(saved.stat),
         synced: Synced::default(),
         names: Names::default(),
+        deleted,
         syncer,
         acks: Acks::new(config.ack_members, config.ack_timeout),
         questions: Questions::default(),

@@ -11,4 +11,5 @@ mod dedup;
 mod faults;
 mod interop;
 mod posix;
+mod torture;
 mod tree;

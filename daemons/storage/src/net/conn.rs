@@ -222,7 +222,10 @@ impl<'a> Conn<'a> {
         loop {
             self.shrink();
             if timed {
-                match tokio::time::timeout(self.timeout, self.stream.readable()).await {
+                let begun = self.body > 0 || self.held() > 0;
+                let stream = &*self.stream;
+                let ready = async { if begun { fdfs_server::rest(stream).await } else { stream.readable().await } };
+                match tokio::time::timeout(self.timeout, ready).await {
                     Ok(Ok(())) => {}
                     _ => return Err(Gone),
                 }

@@ -9,7 +9,7 @@ use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
 use super::info::is_appender;
-use super::{Done, Note, Place, Recorded, Refusal, Service, noted};
+use super::{Done, Note, Place, Recorded, Refusal, Service, noted, seconds};
 use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
@@ -49,7 +49,12 @@ impl Service {
             return Err(Status::EINVAL.into());
         }
         self.can_record()?;
-        self.unlink(&place, meta.size).await?;
+        // Known before it is gone, so that nobody brings it back in between.
+        self.deleted.add(&name, seconds(clock::now()));
+        if let Err(refusal) = self.unlink(&place, meta.size).await {
+            self.deleted.forget(&name);
+            return Err(refusal);
+        }
         let recorded = self.record_done(clock::now(), Change::Delete, &name)?;
         let metadata = self.delete_metadata(&name)?;
         self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;
@@ -72,7 +77,10 @@ impl Service {
         // A name that cannot be recorded has never been given to metadata.
         let Ok(place) = self.place(&metadata) else { return Ok(Recorded::default()) };
         match place.dir().unlink(&place.rel) {
-            Ok(()) => self.record_done(clock::now(), Change::Delete, &metadata),
+            Ok(()) => {
+                self.deleted.add(&metadata, seconds(clock::now()));
+                self.record_done(clock::now(), Change::Delete, &metadata)
+            }
             Err(e) => {
                 if e.kind() != io::ErrorKind::NotFound {
                     error!("cannot remove {metadata}: {e}");

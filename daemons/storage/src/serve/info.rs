@@ -13,7 +13,7 @@ use crate::disk::dir;
 use crate::net::Conn;
 
 /// Whether the name has the flag of appender files; slaves of appenders have it too.
-pub(super) fn is_appender(name: &RemoteName) -> bool {
+pub(crate) fn is_appender(name: &RemoteName) -> bool {
     name.kind() == Ok(Kind::Appender)
 }
 

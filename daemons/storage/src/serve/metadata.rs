@@ -50,10 +50,12 @@ impl Service {
                 Err(Status::ENOENT) => return Ok(()),
                 other => other?,
             }
+            self.deleted.add(name, super::seconds(clock::now()));
             (Change::Delete, None)
         } else {
             let known = place.dir().meta(&place.rel, false).is_ok();
             let file = place.try_on("write", |p| p.dir().replace(&p.rel, &metadata.pack()))?;
+            self.deleted.forget(name);
             (if known { Change::Update } else { Change::Create }, Some(file))
         };
         let recorded = self.record(clock::now(), change, name)?;

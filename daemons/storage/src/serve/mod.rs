@@ -17,7 +17,7 @@
 mod change;
 mod delete;
 mod download;
-mod info;
+pub(crate) mod info;
 mod metadata;
 mod replica;
 mod seal;
@@ -46,6 +46,7 @@ use crate::access_log::{AccessLog, Entry};
 use crate::acks::{Acks, Expected, Late};
 use crate::clock;
 use crate::counters::{Count, Counters};
+use crate::deleted::Deleted;
 use crate::disk::binlog::{self, Binlog};
 use crate::disk::dir::RelPath;
 use crate::disk::durable::{Syncer, Touched};
@@ -104,6 +105,8 @@ pub struct Service {
     pub synced: Synced,
     /// Files being changed.
     pub names: Names,
+    /// Files that were removed.
+    pub deleted: Deleted,
     /// Makes changes durable before they are acknowledged, if that was asked for.
     pub syncer: Option<Syncer>,
     /// Makes changes wait for other members before they are acknowledged, if that was asked for.
@@ -494,9 +497,13 @@ impl Line {
     }
 }
 
+/// A time as records have it.
+fn seconds(now: i64) -> u32 {
+    now.clamp(0, i64::from(u32::MAX)) as u32
+}
+
 fn client_record(now: i64, change: Change, name: &RemoteName) -> Result<Record, Status> {
-    let timestamp = now.clamp(0, i64::from(u32::MAX)) as u32;
-    Ok(Record { timestamp, origin: Origin::Client, change, name: canonical(name)? })
+    Ok(Record { timestamp: seconds(now), origin: Origin::Client, change, name: canonical(name)? })
 }
 
 fn logged<T>(written: io::Result<T>) -> Result<T, Status> {

@@ -4,16 +4,15 @@
 //! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does. A change is complete
 //! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
 //! no body.
-//!
-//! The deletion of a file that was uploaded here is recorded as if a client had asked for it, and so pushed on: it
-//! follows the file to every member that this storage brings the file to, however late.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crc32fast::Hasher;
 use fdfs_protocol::binlog::{Change, Origin, Record};
+use fdfs_protocol::file_id::{Kind, NameBlock};
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
@@ -25,13 +24,15 @@ use tracing::{debug, error, warn};
 
 use super::change::shorten;
 use super::info::is_appender;
+use super::seal::checksum;
 use super::upload::WHOLE;
 use super::{Done, Line, Place, Pusher, Refusal, Service, canonical, fixed, logged, warn_removed};
+use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
-use crate::names::Sum;
+use crate::names::{Held, Sum};
 use crate::net::Conn;
 
 /// The time of a change at its source, and the source if it has said who it is.
@@ -143,6 +144,13 @@ impl Service {
         }
         self.counters.tried(Count::SyncInBytes, head.size);
         let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
+        let late = |p: &Place<'_>| {
+            self.deleted.is_late(&head.name, head.timestamp)
+                || known(p).is_some_and(|meta| is_overtaken(&head, replace, &meta))
+        };
+        if late(&place) {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
         if !replace && known(&place).is_some_and(|meta| meta.size == head.size) {
             self.record_push(&line, false)?;
             return self.had(conn, origin, Status::EEXIST).await;
@@ -152,6 +160,9 @@ impl Service {
         place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
+        if late(&place) {
+            return self.had(conn, origin, Status::EEXIST).await;
+        }
         let (_, base) = place.rel.split();
         let base = RelPath::new(base).ok_or(Status::EINVAL)?;
         let fresh = match if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) } {
@@ -172,6 +183,7 @@ impl Service {
             }
             return Err(status.into());
         }
+        self.deleted.forget(&head.name);
         place.path.took(head.size);
         let dir = self.dir_to_settle(&place)?;
         self.settle(place.index, Some(incoming.into_file()), dir).await?;
@@ -216,29 +228,25 @@ impl Service {
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         held.set_sum(None);
         let meta = match place.try_on("look at", |p| p.dir().meta(&p.rel, false)) {
-            Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
+            Err(Status::ENOENT) => {
+                // Its creation may still come, also after a restart.
+                if self.deleted.add(&request.name, request.timestamp) {
+                    self.record_push(&line, true)?;
+                }
+                return self.had(conn, origin, Status::ENOENT).await;
+            }
             other => other?,
         };
         if !meta.is_file() && !meta.is_link() {
             return Err(Status::EINVAL.into());
         }
         self.can_record()?;
+        self.deleted.add(&request.name, request.timestamp);
         self.unlink(&place, meta.size).await?;
-        if self.is_source(&request.name) {
-            // The file may still be on its way from here to members that have heard of its end already.
-            drop(self.record_done(clock::now(), Change::Delete, &request.name)?);
-        } else {
-            self.record_push(&line, true)?;
-        }
+        self.record_push(&line, true)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
-    }
-
-    /// Whether the file was uploaded here.
-    fn is_source(&self, name: &RemoteName) -> bool {
-        let here = self.membership.get().map(|membership| membership.source);
-        here.is_some() && name.block().ok().map(|block| block.source) == here
     }
 
     async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {
@@ -266,10 +274,13 @@ impl Service {
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
         let fits = if modify { old.size >= head.offset } else { old.size == head.offset };
-        if !old.is_file() || (!fits && old.size >= end) {
+        if !old.is_file() {
             return self.had(conn, origin, Status::EEXIST).await;
         }
         if !fits {
+            if old.size >= end && has_content(conn, file, head.offset).await? {
+                return self.had(conn, origin, Status::EEXIST).await;
+            }
             debug!("{}: has {} bytes here, cannot take {}..{end}", head.name, old.size, head.offset);
             conn.drain().await?;
             return Err(Status::ENOENT.into());
@@ -289,6 +300,7 @@ impl Service {
             shorten(&place, &file, &mut held, old.size);
             return Err(refusal);
         }
+        date(&place, &file, &old, head.timestamp)?;
         if head.offset == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: end }));
         }
@@ -311,12 +323,15 @@ impl Service {
             other => other?,
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
-        if !old.is_file() || old.size != request.old_size {
+        // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
+        // it was pushed. What is shorter lacks something.
+        if !old.is_file() || (old.size != request.old_size && old.size <= request.new_size) {
             return self.had(conn, origin, Status::EEXIST).await;
         }
         self.can_record()?;
         held.set_sum(None);
         place.try_on("truncate", |_| file.set_len(request.new_size))?;
+        date(&place, &file, &old, request.timestamp)?;
         self.record_push(&line, true)?;
         self.settle(place.index, Some(file), None).await?;
         self.has(origin);
@@ -330,13 +345,15 @@ impl Service {
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.names.hold(&request.name, self.settings.timeout).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
-        if there(&place, false) || !there(&target, true) {
+        let late = self.deleted.is_late(&request.name, request.timestamp);
+        if late || there(&place, false) || !there(&target, true) {
             self.has(origin);
             return Ok(());
         }
         self.can_record()?;
         place.try_on("make the link", |p| p.dir().symlink(&target.dir().full(&target.rel), &p.rel))?;
         self.record_push(&line, true)?;
+        self.deleted.forget(&request.name);
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
@@ -352,6 +369,25 @@ impl Service {
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
         self.can_record()?;
+        if self.deleted.is_late_rename(&request.name, request.timestamp) {
+            return self.lose_renamed(conn, origin, &old, &request.other, &mut held).await;
+        }
+        // Also if the file is not here under its old name: that may still come, and is late then.
+        self.deleted.rename(&request.other, &request.name, request.timestamp);
+        if let Some(size) = self.is_another(&old, &held, &request.name).await? {
+            debug!("{}: what is here has not become {}; it is needed whole", request.other, request.name);
+            held.set_sum(None);
+            let removed = Record {
+                timestamp: request.timestamp,
+                origin: Origin::Replica,
+                change: Change::Delete,
+                name: canonical(&request.other)?,
+            };
+            let line = Line::new(&removed)?;
+            self.unlink(&old, size).await?;
+            self.record_push(&line, true)?;
+            return Err(Status::ENOENT.into());
+        }
         match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
             Err(status @ Status::EEXIST) => return self.had(conn, origin, status).await,
             other => other?,
@@ -363,6 +399,45 @@ impl Service {
         Ok(())
     }
 
+    /// The size of the appender file `old`, if it does not have the size and checksum that its new name tells. FastDFS
+    /// passes over changes of a file that has got its new name before they were pushed, and pushes just that name.
+    async fn is_another(&self, old: &Place<'_>, held: &Held<'_>, new: &RemoteName) -> Result<Option<u64>, Status> {
+        let Some(told) = new.block().ok().filter(|_| has_sum(new)) else { return Ok(None) };
+        let file = old.try_on("open", |p| p.dir().open_read(&p.rel))?;
+        let meta = old.try_on("look at", |_| dir::meta_of(&file))?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        if told.size.size() != Some(meta.size) {
+            return Ok(Some(meta.size));
+        }
+        let crc32 = match held.sum(meta.size) {
+            Some(sum) => sum.hasher.finalize(),
+            None => checksum(file, meta.size, self.settings.timeout).await?,
+        };
+        Ok(Some(meta.size).filter(|_| crc32 != told.crc32))
+    }
+
+    /// A file that was removed under its new name before that name came here: it goes under the old one.
+    async fn lose_renamed(
+        &self,
+        conn: &mut Conn<'_>,
+        origin: Origins<'_>,
+        old: &Place<'_>,
+        name: &RemoteName,
+        held: &mut Held<'_>,
+    ) -> Done {
+        let line = origin.line(Change::Delete, name)?;
+        held.set_sum(None);
+        if self.deleted.add(name, origin.timestamp) | old.dir().meta(&old.rel, false).is_ok() {
+            match old.try_on("remove", |p| p.dir().unlink(&p.rel)) {
+                Ok(()) | Err(Status::ENOENT) => self.record_push(&line, true)?,
+                Err(status) => return Err(status.into()),
+            }
+        }
+        self.had(conn, origin, Status::EEXIST).await
+    }
+
     async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {
         let request = self.message(conn, SyncTwoNames::decode).await?;
         self.own_group(&request.group)?;
@@ -370,8 +445,60 @@ impl Service {
     }
 }
 
+/// A change that came later than it was made gets the time it was made, by which [`is_overtaken`] decides.
+fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
+    let time = timestamp.max(u32::try_from(before.mtime).unwrap_or(0));
+    place.try_on("set the time of", |_| dir::set_mtime(file, time))
+}
+
+/// Whether the file here has changed after what is pushed was: metadata and appenders, which another member may have
+/// changed while their source was away. When a creation is pushed again, the changes that followed come after it.
+fn is_overtaken(head: &SyncFileHead, replace: bool, here: &Meta) -> bool {
+    let pushed = i64::from(head.timestamp);
+    if head.name.is_metadata() {
+        return here.mtime > pushed;
+    }
+    is_appender(&head.name) && (here.mtime > pushed || (!replace && here.mtime == pushed && here.size > head.size))
+}
+
+/// Whether a file has, from `at` on, what comes with the request; reads that until it differs.
+async fn has_content(conn: &mut Conn<'_>, file: File, mut at: u64) -> Result<bool, Refusal> {
+    let file = Arc::new(file);
+    let mut same = true;
+    while same && conn.body_left() > 0 {
+        let piece = conn.piece(0).await?.to_vec();
+        let (file, from, len) = (file.clone(), at, piece.len());
+        let compare = move || {
+            let mut there = vec![0; piece.len()];
+            file.read_exact_at(&mut there, from).map(|()| there == piece)
+        };
+        // What cannot be read is not the same.
+        same = blocking::run(compare).await.unwrap_or(false);
+        conn.consume(len);
+        at += len as u64;
+    }
+    Ok(same)
+}
+
 /// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
-/// appenders have none.
+/// appenders have none. A slave's name may be as short as others, but its prefix hardly consists of digits alone.
 fn has_sum(name: &RemoteName) -> bool {
-    name.kind().is_ok_and(fdfs_protocol::file_id::Kind::is_normal)
+    let after_block = name.file_part().get(NameBlock::TEXT_LEN..).unwrap_or_default();
+    let (number, _) = after_block.split_once('.').unwrap_or((after_block, ""));
+    name.kind().is_ok_and(Kind::is_normal) && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_of_slaves_promise_nothing() {
+        let sum = |name: &str| has_sum(&name.parse().unwrap());
+        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg901.txt"));
+        assert!(sum("M00/00/00/CgkBAmsHuNiAIHFTAAALuEN41Mg9016283"));
+        assert!(!sum("M00/04/0A/CgkBAmsHudCAX0PdAACMnIjsm68339_615"));
+        assert!(!sum("M00/03/06/CgkBAmsHuc-Aecm4AAAK9Wi_-8k650_28"));
+        assert!(!sum("M00/07/05/CgkBAmsHusKEaDWvAAAAAHEOZ44987.txt"), "an appender");
+    }
 }

@@ -68,8 +68,13 @@ impl Service {
         // The client knows the old name only, as long as it has no answer.
         let undo = || {
             let renamed = place.dir().rename_new(&target.rel, &place.rel);
-            renamed.inspect_err(|e| error!("{new} cannot be renamed back to {old}: {e}")).is_ok()
+            let undone = renamed.inspect_err(|e| error!("{new} cannot be renamed back to {old}: {e}")).is_ok();
+            if undone {
+                self.deleted.rename(&new, &old, super::seconds(clock::now()));
+            }
+            undone
         };
+        self.deleted.rename(&old, &new, super::seconds(clock::now()));
         let recorded = match self.record(clock::now(), Change::Rename { old: super::canonical(&old)? }, &new) {
             Ok(recorded) => recorded,
             Err(status) => {

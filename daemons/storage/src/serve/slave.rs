@@ -40,6 +40,7 @@ impl Service {
         }
         self.counters.tried(Count::UploadBytes, head.size);
         let (file, sum) = self.receive_slave(conn, &place, head.size).await?;
+        self.deleted.forget(&name);
         self.publish_slave(&place, &name, file).await?;
         place.path.took(head.size);
         // Not only of appenders: QUERY_FILE_INFO computes the checksum of slaves as well. But those are rarely asked.

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use fdfs_host::TcpStream;
 use fdfs_protocol::binlog::{Change, Origin, Record};
-use fdfs_protocol::file_id::Kind;
 use fdfs_protocol::header::{self, Header};
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
@@ -21,6 +20,7 @@ use fdfs_protocol::peer::replica::{
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
+
 use tracing::debug;
 
 use super::rules::{Verdict, judge};
@@ -28,6 +28,7 @@ use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::net::{Conn, Gone, SendError};
 use crate::serve::Service;
+use crate::serve::info::is_appender;
 
 /// Answers are short; the longest known is a request that some servers send back.
 const MAX_ANSWER: u64 = 4096;
@@ -143,11 +144,10 @@ impl Lane {
         let group = self.service.settings.group;
         let whole = Whole { name, timestamp };
         match record.change {
-            Change::Create => self.create(whole).await,
+            Change::Create => self.create(self.dated(record, whole)?).await,
             Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Change::Delete => {
-                // A file of this name has been made since, and its record comes later.
-                if is_given_again(name) && self.meta(name, false)?.is_some() {
+                if self.meta(name, false)?.is_some() {
                     return Ok(());
                 }
                 self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name: *name }).await
@@ -158,6 +158,16 @@ impl Lane {
             Change::Link { source } => self.link(whole, source).await,
             Change::Rename { old } => self.rename(record.origin, whole, old).await,
         }
+    }
+
+    /// An appender that goes as old data goes with the time of its last change: records of the changes are not pushed
+    /// then, and a peer that has an older copy must not take its own for the newer one.
+    fn dated<'n>(&self, record: &Record, whole: Whole<'n>) -> Result<Whole<'n>, Stop> {
+        if record.origin == Origin::Client || !is_appender(whole.name) {
+            return Ok(whole);
+        }
+        let changed = self.meta(whole.name, true)?.and_then(|meta| u32::try_from(meta.mtime).ok());
+        Ok(Whole { timestamp: whole.timestamp.max(changed.unwrap_or(0)), ..whole })
     }
 
     async fn try_reconcile(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
@@ -274,17 +284,23 @@ impl Lane {
             // Old data: the peer never had the old name.
             return self.create(whole).await;
         }
-        let Some(meta) = self.meta(whole.name, true)? else { return Ok(()) };
         let group = self.service.settings.group;
+        let remove_old = SyncDelete { timestamp: whole.timestamp, group, name: old };
+        let Some(meta) = self.meta(whole.name, true)? else {
+            // The record of the new name's end comes later; of the old one nothing else is said.
+            return match self.meta(&old, false)? {
+                None => self.simple(Command::SyncDeleteFile, &remove_old).await,
+                Some(_) => Ok(()),
+            };
+        };
         // Changes of the old name may not have been pushed: it was gone when their records came.
         let told = whole.name.block().map(|block| block.crc32).ok();
         if let Some(there) = self.info(&old, WITH_CRC).await?
             && (there.size != meta.size || Some(there.crc32) != told)
         {
             debug!("{old} at {} is not what became {}; pushing that whole", self.peer, whole.name);
-            let message = SyncDelete { timestamp: whole.timestamp, group, name: old };
             self.send_whole(Command::SyncCreateFile, whole).await?;
-            return self.simple(Command::SyncDeleteFile, &message).await;
+            return self.simple(Command::SyncDeleteFile, &remove_old).await;
         }
         let command = Command::SyncRenameFile;
         let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other: old };
@@ -389,12 +405,6 @@ impl Lane {
     fn note(&mut self, status: Status) {
         self.stale |= status == Status::EINVAL;
     }
-}
-
-/// Whether a file of this name can be made once more when there was one. Names of uploads are given once: what is here
-/// under such a name after its deletion was pushed here late, and has to go everywhere.
-fn is_given_again(name: &RemoteName) -> bool {
-    name.is_metadata() || !name.kind().is_ok_and(|kind| kind != Kind::Slave)
 }
 
 fn finish(result: Result<(), Stop>) -> Result<Outcome, Gone> {

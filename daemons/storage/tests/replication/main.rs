@@ -8,7 +8,8 @@ mod loss;
 mod promise;
 
 use common::noise;
-use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncTwoNames};
+use fdfs_protocol::file_id::{NameBlock, SizeField};
+use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, RemoteName, Status};
 use group::Group;
@@ -53,34 +54,6 @@ fn every_kind_of_change_arrives_at_every_member() {
             assert!(c.content(name) == *content, "{name} at {i}");
         }
     }
-}
-
-#[test]
-fn a_deletion_follows_the_file_from_where_it_was_uploaded() {
-    let group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    let name = group.client(0).upload(b"short-lived", "txt");
-    group.converge("before");
-    // A third member took the deletion and told the second when that did not have the file yet; now it tells the first.
-    let deletion = SyncDelete { timestamp: 1_800_000_000, group: common::group(), name };
-    assert_eq!(group.client(0).ask(Command::SyncDeleteFile, &deletion, b"").status, 0);
-    assert!(group.converge("after the deletion").is_empty());
-}
-
-#[test]
-fn a_file_pushed_again_after_its_deletion_goes_away_everywhere() {
-    let mut group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    let name = group.client(0).upload(b"short-lived", "txt");
-    group.converge("before");
-    group.stop(0);
-    assert_eq!(group.client(1).delete(&name).status, 0);
-    // As the first does when it was killed before it had noted how far it had come.
-    let head = SyncFileHead { size: 11, timestamp: 1_800_000_000, group: common::group(), name };
-    assert_eq!(group.client(1).ask(Command::SyncCreateFile, &head, b"short-lived").status, 0);
-    assert_eq!(group.files(1).len(), 1);
-    group.start(0);
-    group.until("the file goes away", |group| (0..2).all(|i| group.files(i).is_empty()));
 }
 
 #[test]
@@ -217,4 +190,97 @@ fn a_rename_that_nobody_could_read_is_refused_before_it_happens() {
     assert_eq!(c.ask(Command::SyncRenameFile, &rename, b"").status, Status::ENAMETOOLONG.0);
     assert_eq!(c.content(&old), b"content");
     assert_eq!(group.binlog(0), "");
+}
+
+#[test]
+fn an_appender_that_was_sealed_and_removed_while_a_member_was_away_is_gone_there_too() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    let appender = c.upload_appender(b"content", "log");
+    group.converge("before");
+    group.stop(1);
+    let sealed = c.regenerate(&appender).name();
+    assert_eq!(c.delete(&sealed).status, 0);
+    group.start(1);
+    assert_eq!(group.converge("after").len(), 0);
+}
+
+/// FastDFS skips changes of a file that has got another name since.
+#[test]
+fn a_pushed_name_is_given_only_to_the_content_it_tells() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let mut c = group.client(0);
+    let content = noise(300_000, 1);
+    for (pushed, size) in [(&content[..], 300_000), (&content[..200_000], 200_000), (&content[..100_000], 100_000)] {
+        // As it is after a restart, and with its sum known.
+        for known in [false, true] {
+            let old = c.upload_appender(&pushed[..10], "log");
+            let path = group.members[0].config.base_path.join("data").join(old.true_name());
+            match known {
+                true => assert_eq!(c.append(&old, &pushed[10..]).status, 0),
+                false => std::fs::write(&path, pushed).unwrap(),
+            }
+            let block = old.block().unwrap();
+            let right = NameBlock { size: SizeField::normal(size, 1), crc32: crc32fast::hash(pushed), ..block };
+            for wrong in [
+                NameBlock { crc32: right.crc32 ^ 1, ..right },
+                NameBlock { size: SizeField::normal(size + 1, 1), ..right },
+                right,
+            ] {
+                std::fs::write(&path, pushed).unwrap();
+                let name = old.with_block(&wrong);
+                let rename = SyncTwoNames { timestamp: 1, group: common::group(), name, other: old };
+                let status = c.ask(Command::SyncRenameFile, &rename, b"").status;
+                let is_right = wrong == right;
+                assert_eq!(status, if is_right { 0 } else { Status::ENOENT.0 }, "{name}");
+                assert!(!path.exists(), "neither remains under the old name");
+                assert_eq!(c.download(&name, 0, 0).status == 0, is_right);
+                let line = if is_right { format!("1 r {name} {old}") } else { format!("1 d {old}") };
+                assert!(group.binlog(0).ends_with(&format!("{line}\n")), "{line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_range_that_comes_late_is_taken_as_known_only_if_it_is() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let mut c = group.client(0);
+    let content = noise(200_000, 1);
+    let name = c.upload_appender(&content, "log");
+    let mut push = |at: usize, range: &[u8]| {
+        let head =
+            SyncRangeHead { offset: at as u64, len: range.len() as u64, timestamp: 1, group: common::group(), name };
+        c.ask(Command::SyncAppendFile, &head, range).status
+    };
+    assert_eq!(push(50_000, &content[50_000..150_000]), Status::EEXIST.0);
+    let mut other = content[50_000..150_000].to_vec();
+    other[99_999] ^= 1;
+    // The source sends the whole file then.
+    assert_eq!(push(50_000, &other), Status::ENOENT.0);
+    assert_eq!(push(150_000, &content[..100_000]), Status::ENOENT.0);
+    assert_eq!(push(200_000, b"fits"), 0);
+    assert_eq!(c.content(&name), [&content[..], b"fits"].concat());
+}
+
+#[test]
+fn a_pushed_cut_is_made_also_where_what_it_undoes_never_came() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let mut c = group.client(0);
+    let name = c.upload_appender(b"0123456789", "log");
+    let mut cut = |old_size, new_size| {
+        let message = SyncTruncate { old_size, new_size, timestamp: 1, group: common::group(), name };
+        c.ask(Command::SyncTruncateFile, &message, b"").status
+    };
+    assert_eq!(cut(500, 10), Status::EEXIST.0);
+    assert_eq!(cut(500, 20), Status::EEXIST.0);
+    assert_eq!(cut(500, 9), 0);
+    assert_eq!(cut(500, 9), Status::EEXIST.0);
+    assert_eq!(cut(9, 8), 0);
+    assert_eq!(cut(8, 11), 0);
+    assert_eq!(c.content(&name), b"01234567\0\0\0");
 }

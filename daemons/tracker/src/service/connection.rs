@@ -119,9 +119,14 @@ impl Connection {
                 return end;
             }
             // Between requests a peer may be silent for ever, but only after its first one.
-            let patient = served_any && input.is_empty();
-            let read = stream.read(input.space());
-            let n = if patient { read.await? } else { timeout(limit, read).await?? };
+            let begun = !input.is_empty();
+            let read = async {
+                if begun {
+                    fdfs_server::rest(stream).await?;
+                }
+                stream.read(input.space()).await
+            };
+            let n = if served_any && !begun { read.await? } else { timeout(limit, read).await?? };
             if n == 0 {
                 return Ok(());
             }

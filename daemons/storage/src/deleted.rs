@@ -1,0 +1,257 @@
+//! Names of files that were removed here, so that what is late does not bring them back.
+//!
+//! A member may be sent a file after its removal: its source pushes again what it had pushed before it was killed, was
+//! cut off while another member took the removal, or gave up a connection whose bytes arrive later all the same. Names
+//! of normal and appender files are given once, so whatever makes one of these again is late. Slaves, metadata and links can be
+//! made anew under the same name: there the times decide, and of two within a second the later to come.
+//!
+//! The newest are remembered, and after a start those in the last part of the binlog.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use fdfs_protocol::RemoteName;
+use fdfs_protocol::binlog::{Change, Record};
+use fdfs_protocol::file_id::Kind;
+use parking_lot::Mutex;
+
+/// Names remembered; some 10 MB.
+const MAX: usize = 65_536;
+/// Bytes of the binlog that are looked at after a start: about as many records.
+const TAIL: u64 = 4 << 20;
+
+/// Characters of a name that tell source, time, size and checksum.
+const BLOCK: usize = 27;
+
+type Key = (u8, Box<str>);
+
+#[derive(Debug, Clone, Copy)]
+struct Removal {
+    timestamp: u32,
+    /// It has another name now, and may be given this one back.
+    renamed: bool,
+    number: u64,
+}
+
+/// The names that were removed.
+#[derive(Debug)]
+pub struct Deleted {
+    inner: Mutex<Inner>,
+    max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    names: HashMap<Key, Removal>,
+    order: VecDeque<(u64, Key)>,
+    next: u64,
+}
+
+impl Default for Deleted {
+    fn default() -> Deleted {
+        Deleted { inner: Mutex::default(), max: MAX }
+    }
+}
+
+fn key(name: &RemoteName) -> Key {
+    (name.store_path(), name.true_name().into())
+}
+
+/// Whether no other file will ever get this name. (A slave whose prefix is made of digits may look so.)
+fn is_given_once(name: &RemoteName) -> bool {
+    let ordinary = matches!(name.kind(), Ok(Kind::Normal | Kind::Appender | Kind::Trunk)) && !name.is_metadata();
+    let tail = name.tail();
+    let stem = tail.split('.').next().unwrap_or(tail);
+    // A slave of an appender counts as one, and is longer.
+    let longer = name.kind() == Ok(Kind::Appender) && name.file_part().len() > BLOCK + tail.len();
+    ordinary && !longer && stem.bytes().all(|b| b.is_ascii_digit())
+}
+
+impl Deleted {
+    /// Remembers what the last part of a binlog file tells.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn load(binlog: &Path) -> io::Result<Deleted> {
+        let deleted = Deleted::default();
+        let mut file = match File::open(binlog) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(deleted),
+            other => other?,
+        };
+        let from = file.metadata()?.len().saturating_sub(TAIL);
+        file.seek(SeekFrom::Start(from))?;
+        let mut text = Vec::new();
+        file.take(TAIL).read_to_end(&mut text)?;
+        // The first line of a part is none.
+        for line in text.split(|b| *b == b'\n').skip(usize::from(from > 0)) {
+            let Ok(record) = Record::parse(line) else { continue };
+            match record.change {
+                Change::Delete => drop(deleted.add(&record.name, record.timestamp)),
+                Change::Rename { old } => deleted.rename(&old, &record.name, record.timestamp),
+                Change::Create | Change::Link { .. } => deleted.forget(&record.name),
+                _ => {}
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// A file is removed. False if that was known.
+    pub fn add(&self, name: &RemoteName, timestamp: u32) -> bool {
+        self.insert(name, timestamp, false)
+    }
+
+    /// A file gets another name.
+    pub fn rename(&self, old: &RemoteName, new: &RemoteName, timestamp: u32) {
+        self.forget(new);
+        self.insert(old, timestamp, true);
+    }
+
+    fn insert(&self, name: &RemoteName, timestamp: u32, renamed: bool) -> bool {
+        let key = key(name);
+        let mut inner = self.inner.lock();
+        let number = inner.next;
+        let timestamp = inner.names.get(&key).map_or(timestamp, |known| known.timestamp.max(timestamp));
+        let known = inner.names.insert(key.clone(), Removal { timestamp, renamed, number });
+        inner.next += 1;
+        inner.order.push_back((number, key));
+        while inner.order.len() > self.max {
+            if let Some((number, key)) = inner.order.pop_front()
+                && inner.names.get(&key).is_some_and(|removal| removal.number == number)
+            {
+                inner.names.remove(&key);
+            }
+        }
+        known.is_none()
+    }
+
+    /// A file of this name is here again.
+    pub fn forget(&self, name: &RemoteName) {
+        self.inner.lock().names.remove(&key(name));
+    }
+
+    /// Whether a file that was made or renamed at `timestamp` is known to be removed.
+    pub fn is_late(&self, name: &RemoteName, timestamp: u32) -> bool {
+        let key = key(name);
+        let inner = self.inner.lock();
+        if inner.names.is_empty() {
+            return false;
+        }
+        if let Some(removal) = inner.names.get(&key)
+            && (is_given_once(name) || timestamp < removal.timestamp)
+        {
+            return true;
+        }
+        // Metadata goes with its file.
+        let base = key.1.strip_suffix("-m").filter(|_| name.is_metadata());
+        let removed = |base: &str| inner.names.contains_key(&(key.0, base.into()));
+        base.is_some_and(removed) && base_of(name).is_some_and(|base| is_given_once(&base))
+    }
+
+    /// As [`Deleted::is_late`] for a rename to `name`, which may take back an earlier one.
+    pub fn is_late_rename(&self, name: &RemoteName, timestamp: u32) -> bool {
+        let renamed = self.inner.lock().names.get(&key(name)).is_some_and(|removal| removal.renamed);
+        !renamed && self.is_late(name, timestamp)
+    }
+}
+
+fn base_of(metadata: &RemoteName) -> Option<RemoteName> {
+    metadata.as_str().strip_suffix("-m")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NORMAL: &str = "M00/00/00/Ck0ABmsHvW6AJhDDAAIzYN_CIyA451.dat";
+    const APPENDER: &str = "M00/00/00/Ck4AAWsA5LaEYVcFAAAAALBg714379.txt";
+
+    fn name(text: &str) -> RemoteName {
+        text.parse().unwrap()
+    }
+    fn slave() -> RemoteName {
+        name(&NORMAL.replace(".dat", "_big.jpg"))
+    }
+    fn metadata(of: &str) -> RemoteName {
+        name(&format!("{of}-m"))
+    }
+
+    #[test]
+    fn names_that_are_given_once_never_come_back() {
+        for text in [NORMAL, APPENDER] {
+            let deleted = Deleted::default();
+            assert!(!deleted.is_late(&name(text), 10));
+            assert!(deleted.add(&name(text), 10) && !deleted.add(&name(text), 11));
+            // Whatever the clocks say.
+            assert!(deleted.is_late(&name(text), 5) && deleted.is_late(&name(text), 50));
+            assert!(deleted.is_late(&metadata(text), 50), "its metadata neither");
+            deleted.forget(&name(text));
+            assert!(!deleted.is_late(&name(text), 5) && !deleted.is_late(&metadata(text), 5));
+        }
+    }
+
+    #[test]
+    fn times_decide_about_names_that_can_be_made_anew() {
+        for name in [slave(), metadata(NORMAL), metadata(slave().as_str())] {
+            let deleted = Deleted::default();
+            deleted.add(&name, 10);
+            assert!(deleted.is_late(&name, 9), "{name}");
+            assert!(!deleted.is_late(&name, 10) && !deleted.is_late(&name, 11), "{name}");
+            // A removal that comes late does not make it older.
+            deleted.add(&name, 7);
+            assert!(deleted.is_late(&name, 9), "{name}");
+        }
+        let deleted = Deleted::default();
+        deleted.add(&slave(), 10);
+        assert!(!deleted.is_late(&metadata(slave().as_str()), 12), "the slave may be there again");
+        assert!(!deleted.is_late(&name(NORMAL), 1), "its master is another file");
+    }
+
+    #[test]
+    fn a_rename_removes_a_name_and_may_be_taken_back() {
+        let deleted = Deleted::default();
+        let (old, new) = (name(APPENDER), name(NORMAL));
+        deleted.rename(&old, &new, 10);
+        assert!(deleted.is_late(&old, 10) && !deleted.is_late(&new, 10));
+        assert!(!deleted.is_late_rename(&old, 11));
+        deleted.rename(&new, &old, 11);
+        assert!(!deleted.is_late(&old, 10) && deleted.is_late(&new, 10));
+        deleted.add(&old, 12);
+        assert!(deleted.is_late_rename(&old, 13), "removed is not renamed");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_newest_stay() {
+        let deleted = Deleted { max: 3, ..Deleted::default() };
+        let names: Vec<_> = (0..9).map(|i| name(&NORMAL.replace("451", &format!("45{i}")))).collect();
+        for name in &names[..5] {
+            deleted.add(name, 1);
+        }
+        // One that was removed again counts as new.
+        deleted.add(&names[2], 2);
+        deleted.add(&names[5], 1);
+        let known: Vec<_> = names.iter().map(|name| deleted.is_late(name, 1)).collect();
+        assert_eq!(known, [false, false, true, false, true, true, false, false, false]);
+        assert!(deleted.inner.lock().names.len() <= 3 && deleted.inner.lock().order.len() <= 3);
+    }
+
+    #[test]
+    fn a_start_looks_into_the_binlog() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("binlog.000");
+        assert!(!Deleted::load(&path).unwrap().is_late(&name(NORMAL), 1));
+        let again = slave();
+        std::fs::write(
+            &path,
+            format!(
+                "10 C {NORMAL}\n11 d {NORMAL}\nnonsense\n12 r {} {APPENDER}\n13 D {again}\n14 C {again}\n",
+                NORMAL.replace("451", "452")
+            ),
+        )
+        .unwrap();
+        let deleted = Deleted::load(&path).unwrap();
+        assert!(deleted.is_late(&name(NORMAL), 10) && deleted.is_late(&name(APPENDER), 10));
+        assert!(!deleted.is_late(&again, 12));
+    }
+}
