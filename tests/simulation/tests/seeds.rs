@@ -39,7 +39,7 @@ fn a_seed_replays_exactly() {
 fn planted_mistakes_are_found() {
     // Without a mistake these seeds are clean: `seeds_are_clean` has them.
     for mistake in ["early-mark", "late-record"] {
-        let output = simulate(&["--seeds", "0..20", "--plant", mistake]);
+        let output = simulate(&["--seeds", "0..60", "--plant", mistake]);
         assert!(!output.status.success(), "{mistake} is not found: {}", said(&output));
         assert!(said(&output).contains("do not hold what they must"), "{}", said(&output));
     }
