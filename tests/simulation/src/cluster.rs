@@ -75,9 +75,10 @@ impl Cluster {
             cluster.add_tracker(sim, i);
         }
         let groups = if random.one_in(4) { 2 } else { 1 };
+        let ack_members = if random.one_in(3) { 2 } else { 1 };
         for group in 1..=groups {
             for member in 0..random.within(2..4) {
-                cluster.add_storage(sim, group, member)?;
+                cluster.add_storage(sim, group, member, ack_members)?;
             }
         }
         Ok(cluster)
@@ -102,11 +103,13 @@ impl Cluster {
         self.trackers.push(TrackerHost { name, slot });
     }
 
-    fn add_storage(&mut self, sim: &mut Sim<'_>, group: u64, member: u64) -> anyhow::Result<()> {
+    fn add_storage(&mut self, sim: &mut Sim<'_>, group: u64, member: u64, ack_members: usize) -> anyhow::Result<()> {
         let name = format!("g{group}s{member}");
         let group: GroupName = format!("group{group}").parse().context("a group's name")?;
         let addr = SocketAddr::new(sim.lookup(name.as_str()), STORAGE_PORT);
-        let config = storage_config(&name, group, addr, &self.tracker_ips)?;
+        let mut config = storage_config(&name, group, addr, &self.tracker_ips)?;
+        config.ack_members = ack_members;
+        config.ack_timeout = Duration::from_secs(3);
         let base = config.base_path.clone();
         let slot = Slot::default();
         let running = slot.clone();

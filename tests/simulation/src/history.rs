@@ -8,6 +8,9 @@ use fdfs_client::{FileId, Metadata, MetadataMode};
 /// Content up to this size is taken in one piece.
 const WHOLE: usize = 128 * 1024;
 
+/// A file with more possibilities is left alone: each change of which nobody knows doubles them.
+const MOST: usize = 32;
+
 /// A change of a file.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -80,7 +83,8 @@ pub struct File {
     pub appender: bool,
     /// Whether its deletion was tried: then it is left alone.
     pub given_up: bool,
-    /// Whether part of a change may have been made: a storage that is killed while it takes a long one leaves that.
+    /// Whether it is not known what it may be: part of a change may have been made (a storage that is killed while it
+    /// takes a long one leaves that), or too much is possible.
     pub torn: bool,
     /// What it may be.
     pub states: Vec<State>,
@@ -110,6 +114,10 @@ impl File {
             }),
             Outcome::Done if after.is_empty() => return Err(format!("{}: cannot have been made: {change:?}", self.id)),
             Outcome::Done => self.states = after,
+        }
+        if self.states.len() > MOST {
+            self.states.truncate(1);
+            (self.given_up, self.torn) = (true, true);
         }
         Ok(())
     }

@@ -19,6 +19,9 @@ use crate::{machine, trace, verdict};
 /// Real seconds after which a simulation is taken for hanging, and is killed.
 const ALARM: u32 = 120;
 
+/// No simulation needs as many bytes of memory.
+const MEMORY: u64 = 4 << 30;
+
 /// Virtual time for the cluster to be ready, for the last operations to end, and for the members to agree.
 const START: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(120);
@@ -41,8 +44,11 @@ pub fn run(seed: u64, print: bool, keep: bool) -> anyhow::Result<bool> {
     let dir = tempfile::Builder::new().prefix("fdfs-sim").tempdir_in(parent).context("cannot make a directory")?;
     // Names of files are the same each time.
     std::env::set_current_dir(dir.path()).context("cannot go to the directory")?;
-    // SAFETY: a plain call.
-    unsafe { libc::alarm(ALARM) };
+    // SAFETY: plain calls; the limit outlives its own.
+    unsafe {
+        libc::alarm(ALARM);
+        libc::setrlimit(libc::RLIMIT_AS, &libc::rlimit { rlim_cur: MEMORY, rlim_max: MEMORY });
+    }
     std::panic::set_hook(Box::new(|panic| {
         PANICS.lock().unwrap_or_else(|e| e.into_inner()).push(panic.to_string());
     }));
@@ -111,6 +117,7 @@ fn simulate(seed: u64) -> anyhow::Result<String> {
     simulation.faults.heal(&mut simulation.sim, &simulation.hosts, end);
     simulation.work.phase.set(Phase::Rest);
     simulation.until("every operation has ended", END, |s| s.work.busy.get() == 0)?;
+    simulation.until("all storages are in use again, and a tracker leads", END, |s| s.cluster.is_ready())?;
     simulation.agree()?;
     simulation.ask_to_read()?;
     simulation.until("everything is read", END, |s| s.work.reads.borrow().is_empty() && s.work.busy.get() == 0)?;

@@ -36,10 +36,10 @@ pub fn hash() -> u64 {
     HASH.with_borrow(DefaultHasher::finish)
 }
 
-/// Sets the wall clock of a host wrong by some seconds.
-pub fn set_wall_clock_error(host: &str, seconds: i64) {
+/// Puts the wall clock of a host forward by some seconds.
+pub fn put_wall_clock_forward(host: &str, seconds: i64) {
     let number = number(host);
-    HOSTS.with_borrow_mut(|hosts| hosts[number].wrong = seconds);
+    HOSTS.with_borrow_mut(|hosts| hosts[number].wrong += seconds);
 }
 
 fn number(name: &str) -> usize {

@@ -3,7 +3,7 @@
 //!
 //! A file that may be changed is not judged if two members took changes of it from clients: each is then ahead of the
 //! other, and what comes of that is not promised, as in FastDFS. Nor is one that a kill may have left with part of a long
-//! change.
+//! change, nor the metadata of one that was removed: who removes a file knows only the metadata that it has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,6 +48,7 @@ pub fn disputed_names(cluster: &Cluster, history: &History) -> anyhow::Result<BT
 fn not_judged(members: &[&StorageHost], history: &History) -> anyhow::Result<BTreeSet<String>> {
     let mut names = disputed(members)?;
     names.extend(history.files.iter().filter(|file| file.torn).map(|file| file.id.name.to_string()));
+    names.extend(history.files.iter().filter(|file| file.given_up).map(|file| format!("{}-m", file.id.name)));
     Ok(names)
 }
 

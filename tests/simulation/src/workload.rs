@@ -161,7 +161,8 @@ async fn change(work: &Work, client: &Client, index: usize, change: Change) {
     debug!("{} of {id}: {}", name(&change), told(&done));
     let outcome = match &done {
         Ok(()) => Outcome::Done,
-        Err(e) if e.outcome_unknown() => Outcome::Unknown,
+        // With ack_members: the members that have it so far were too few, and not every change can be taken back.
+        Err(e) if e.outcome_unknown() || e.to_errno() == libc::ETIMEDOUT => Outcome::Unknown,
         Err(_) => Outcome::Refused,
     };
     let mut history = work.history.borrow_mut();

@@ -4,9 +4,6 @@
 //! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does. A change is complete
 //! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
 //! no body.
-//!
-//! The deletion of a file that was uploaded here is recorded as if a client had asked for it, and so pushed on: it
-//! follows the file to every member that this storage brings the file to, however late.
 
 use std::fs::File;
 use std::io;
@@ -247,23 +244,11 @@ impl Service {
         self.can_record()?;
         self.deleted.add(&request.name, request.timestamp);
         self.unlink(&place, meta.size).await?;
-        if self.is_source(&request.name) {
-            // The file may still be on its way from here to members that have heard of its end already. The pusher does
-            // not wait until they have heard of it again.
-            drop(self.record_done(clock::now(), Change::Delete, &request.name)?);
-        } else {
-            self.record_push(&line, true)?;
-        }
+        self.record_push(&line, true)?;
         self.lose_metadata(&request.name, origin)?;
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
-    }
-
-    /// Whether the file was uploaded here.
-    fn is_source(&self, name: &RemoteName) -> bool {
-        let here = self.membership.get().map(|membership| membership.source);
-        here.is_some() && name.block().ok().map(|block| block.source) == here
     }
 
     /// Removes the metadata of a file that is gone for good: who removed the file may not have had it yet, and tells

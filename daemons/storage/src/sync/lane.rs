@@ -20,6 +20,7 @@ use fdfs_protocol::peer::replica::{
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
+
 use tracing::debug;
 
 use super::rules::{Verdict, judge};
@@ -146,9 +147,7 @@ impl Lane {
             Change::Create => self.create(self.dated(record, whole)?).await,
             Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Change::Delete => {
-                // A file of this name has been made since, and its record comes later. Under a name that is given once it
-                // was pushed here late, and has to go everywhere.
-                if !name.is_given_once() && self.meta(name, false)?.is_some() {
+                if self.meta(name, false)?.is_some() {
                     return Ok(());
                 }
                 self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name: *name }).await

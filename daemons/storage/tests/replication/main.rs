@@ -9,7 +9,7 @@ mod promise;
 
 use common::noise;
 use fdfs_protocol::file_id::{NameBlock, SizeField};
-use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames};
+use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, RemoteName, Status};
 use group::Group;
@@ -54,36 +54,6 @@ fn every_kind_of_change_arrives_at_every_member() {
             assert!(c.content(name) == *content, "{name} at {i}");
         }
     }
-}
-
-#[test]
-fn a_deletion_follows_the_file_from_where_it_was_uploaded() {
-    let group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    let name = group.client(0).upload(b"short-lived", "txt");
-    group.converge("before");
-    // A third member took the deletion and told the second when that did not have the file yet; now it tells the first.
-    let deletion = SyncDelete { timestamp: 1_800_000_000, group: common::group(), name };
-    assert_eq!(group.client(0).ask(Command::SyncDeleteFile, &deletion, b"").status, 0);
-    assert!(group.converge("after the deletion").is_empty());
-}
-
-#[test]
-fn a_file_pushed_again_after_its_deletion_goes_away_everywhere() {
-    let mut group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    let name = group.client(0).upload(b"short-lived", "txt");
-    group.converge("before");
-    group.stop(0);
-    assert_eq!(group.client(1).delete(&name).status, 0);
-    // As the first does when it was killed before it had noted how far it had come.
-    let head = SyncFileHead { size: 11, timestamp: 1_800_000_000, group: common::group(), name };
-    assert_eq!(group.client(1).ask(Command::SyncCreateFile, &head, b"short-lived").status, Status::EEXIST.0);
-    // Nor if it is too long ago to be remembered.
-    let file = group.members[1].config.base_path.join("data").join(name.true_name());
-    std::fs::write(file, b"short-lived").unwrap();
-    group.start(0);
-    group.until("the file goes away", |group| (0..2).all(|i| group.files(i).is_empty()));
 }
 
 #[test]
