@@ -112,6 +112,9 @@ impl Peer {
             {
                 warn!("{e}");
             }
+            // From here on it is as a storage that was never heard of: it may come again, and begins anew then.
+            let forget = |members: &mut Members| members.change_status(&self.id, member.status, StorageStatus::None);
+            self.cluster.members.send_if_modified(forget);
         }
     }
 

@@ -284,3 +284,26 @@ fn a_pushed_cut_is_made_also_where_what_it_undoes_never_came() {
     assert_eq!(cut(8, 11), 0);
     assert_eq!(c.content(&name), b"01234567\0\0\0");
 }
+
+#[test]
+fn a_member_that_was_deleted_may_come_back() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    group.client(0).upload(b"before", "txt");
+    group.converge("before");
+    group.stop(1);
+    let ip = group.members[1].config.bind[0].to_string();
+    let delete = [format!("{:\0<16}", common::group().as_str()).as_bytes(), ip.as_bytes()].concat();
+    // Not before it has noticed that the member is away.
+    group.until("the tracker deletes it", |group| {
+        common::Client::connect(group.tracker.addr()).raw(93, 0, &delete).status == 0
+    });
+    let mark = group.aside(0, 1).with_extension("mark");
+    group.until("its mark is set aside", |_| !mark.exists());
+    group.client(0).upload(b"meanwhile", "txt");
+    group.start(1);
+    group.wait_active(1);
+    assert_eq!(group.converge("after").len(), 2);
+    group.client(1).upload(b"there", "txt");
+    assert_eq!(group.converge("both ways").len(), 3);
+}
