@@ -139,7 +139,9 @@ impl Binlog {
     /// # Errors
     /// As [`append`](Binlog::append).
     pub fn append_announced<T>(&self, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
-        self.append_to(&mut self.open.lock(), line, announce)
+        let appended = self.append_to(&mut self.open.lock(), line, announce)?;
+        self.grown.notify_waiters();
+        Ok(appended)
     }
 
     fn append_to<T>(&self, open: &mut Open, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
@@ -149,8 +151,24 @@ impl Binlog {
         if open.size >= self.rotate_at {
             self.rotate(open);
         }
-        self.grown.notify_waiters();
         Ok(announced)
+    }
+
+    /// Appends the line of a change that another storage pushed here. Push loops have nothing to do for it, so they are not
+    /// woken; `done`: as [`append_done`](Binlog::append_done).
+    ///
+    /// # Errors
+    /// As [`append`](Binlog::append).
+    pub fn append_pushed(&self, line: &[u8], done: bool) -> io::Result<()> {
+        let mut open = self.open.lock();
+        let owed = !open.owed.is_empty();
+        let appended = self.append_to(&mut open, line, |_| ());
+        if appended.is_err() && done {
+            open.owed.extend_from_slice(line);
+        } else if owed {
+            self.grown.notify_waiters();
+        }
+        appended
     }
 
     /// [`append`](Binlog::append) of a change that cannot be taken back: after an error the line is owed, and written
@@ -169,8 +187,9 @@ impl Binlog {
     pub fn append_done_announced<T>(&self, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
         let mut open = self.open.lock();
         let appended = self.append_to(&mut open, line, announce);
-        if appended.is_err() {
-            open.owed.extend_from_slice(line);
+        match &appended {
+            Ok(_) => self.grown.notify_waiters(),
+            Err(_) => open.owed.extend_from_slice(line),
         }
         appended
     }
@@ -180,7 +199,13 @@ impl Binlog {
     /// # Errors
     /// What the system reported when a line that is owed was tried again.
     pub fn ready(&self) -> io::Result<()> {
-        self.open.lock().pay()
+        let mut open = self.open.lock();
+        let owed = !open.owed.is_empty();
+        open.pay()?;
+        if owed {
+            self.grown.notify_waiters();
+        }
+        Ok(())
     }
 
     /// Puts everything appended so far on stable storage.
@@ -209,7 +234,8 @@ impl Binlog {
         file_path(&self.dir, number)
     }
 
-    /// Waits until the end is beyond `place`.
+    /// Waits until the end is beyond `place`. Lines that were only [pushed](Binlog::append_pushed) here end no wait that
+    /// has begun: they are found at the next look.
     pub async fn beyond(&self, place: Place) {
         loop {
             let grown = self.grown.notified();
@@ -367,6 +393,23 @@ mod tests {
         log.ready().unwrap();
         assert_eq!(text(tmp.path(), 0), "1 C M00/00/00/a\n4 D M00/00/00/a\n5 C M00/00/00/c\n");
         assert_eq!(log.place().offset, 48);
+    }
+
+    #[tokio::test]
+    async fn loops_wake_for_own_changes_only() {
+        use std::future::{Future, poll_fn};
+        use std::task::Poll;
+        let tmp = tempfile::tempdir().unwrap();
+        let log = Binlog::open(tmp.path()).unwrap();
+        let mut waiting = Box::pin(log.beyond(log.place()));
+        let mut woken = async || poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_ready())).await;
+        assert!(!woken().await);
+        log.append_pushed(b"1 c M00/00/00/a\n", false).unwrap();
+        assert!(!woken().await, "nobody has to push it");
+        log.append(b"2 C M00/00/00/b\n").unwrap();
+        assert!(woken().await);
+        drop(waiting);
+        log.beyond(Place { file: 0, offset: 0 }).await;
     }
 
     #[test]

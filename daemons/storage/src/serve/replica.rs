@@ -101,10 +101,7 @@ impl Service {
     /// Writes the record of a pushed change. `done`: the change cannot be taken back, so that the record is owed if it
     /// cannot be written now.
     fn record_push(&self, line: &Line, done: bool) -> Result<(), Status> {
-        logged(match done {
-            true => self.binlog.append_done(line.as_bytes()),
-            false => self.binlog.append(line.as_bytes()),
-        })?;
+        logged(self.binlog.append_pushed(line.as_bytes(), done))?;
         self.counters.sync_update(clock::now());
         Ok(())
     }
