@@ -135,3 +135,38 @@ fn later_changes_stay() {
     assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02other"), Status::EEXIST);
     assert_eq!(c.metadata(&name).ok(), b"a\x02other");
 }
+
+#[test]
+fn metadata_that_was_cleared_before_it_came_stays_away() {
+    let mut f = Fixture::start();
+    let mut c = f.client();
+    let name = foreign(&mut c, true);
+    let metadata = name.metadata().unwrap();
+    assert_eq!(create(&mut c, &name, 1000), Status::OK);
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"").status, 0);
+    assert_eq!(f.changes().last(), Some(&format!("D {metadata}")), "members that have it are told");
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, 1001, b"a\x02early"), Status::EEXIST);
+    f.restart();
+    let mut c = f.client();
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, 1001, b"a\x02early"), Status::EEXIST);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, now() + 1, b"a\x02later"), Status::OK);
+    assert_eq!(c.metadata(&name).ok(), b"a\x02later");
+}
+
+#[test]
+fn metadata_that_was_made_anew_is_not_removed_by_a_late_removal() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let name = c.upload(CONTENT, "txt");
+    let metadata = name.metadata().unwrap();
+    let then = now() + 100;
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02b"), Status::OK);
+    assert_eq!(remove(&mut c, &metadata, then - 1), Status::ENOENT);
+    assert_eq!(c.metadata(&name).ok(), b"a\x02b");
+    assert_eq!(remove(&mut c, &metadata, then), Status::OK);
+    assert_eq!(c.metadata(&name).status, 2);
+    // A clock that is behind does not make a removal older than what it removes.
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02b"), Status::OK);
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"").status, 0);
+    assert_eq!(f.binlog().lines().last(), Some(format!("{then} D {metadata}").as_str()));
+}

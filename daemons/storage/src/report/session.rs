@@ -41,8 +41,30 @@ struct Seat {
     tried: bool,
     /// Our status there, as it last said.
     status: Option<StorageStatus>,
+    /// When it said so first.
+    since: Option<Instant>,
+    /// When the question was asked that it last answered.
+    asked: Option<Instant>,
     /// It knows our disks: before that it cannot choose us.
     knows_disks: bool,
+}
+
+impl Seat {
+    /// A question of the time `asked` is answered; `status` if the answer tells it.
+    fn hear(&mut self, status: Option<StorageStatus>, asked: Instant) {
+        if status.is_some() && status != self.status {
+            (self.status, self.since) = (status, Some(Instant::now()));
+        }
+        self.asked = Some(asked);
+    }
+
+    /// What this tracker is to be told that our status is, because the leader says so. Only what the leader says after
+    /// this tracker said something else counts: whoever changes a status tells the leader first.
+    fn overruled_by(&self, leader: &Seat) -> Option<StorageStatus> {
+        let (here, there) = (self.status?, leader.status?);
+        let agree = here == there || (here.is_available() && there.is_available());
+        (!agree && leader.asked > self.since).then_some(there)
+    }
 }
 
 /// What the sessions with all trackers share.
@@ -209,11 +231,12 @@ impl Cluster {
             tracker_ip: IpText::from(link.ip),
             trackers: self.config.trackers.clone(),
         };
+        let asked = Instant::now();
         let reply = match link.ask_for(Command::StorageJoin, &request, JoinReply::decode).await {
             Err(e @ LinkError::Status(..)) => return Err(End::Refused(e)),
             other => other?,
         };
-        self.seat(index, |seat| seat.status = Some(reply.status));
+        self.seat(index, |seat| seat.hear(Some(reply.status), asked));
         if reply.source.is_none() && !flag.sync_src_server.is_none() {
             self.notify(index, &mut link, reply.status).await?;
         }
@@ -230,6 +253,7 @@ impl Cluster {
         if self.init.get().sync_old_done {
             return Ok(());
         }
+        let asked = Instant::now();
         let answer = match link.ask_for(Command::StorageSyncDestReq, &(), SyncSource::decode).await {
             Err(e @ LinkError::Status(..)) => return Err(End::Refused(e)),
             other => other?,
@@ -237,7 +261,7 @@ impl Cluster {
         let source = answer.0.unwrap_or_default();
         if !source.source.is_none() {
             info!("{} will push the files of the group to this storage", source.source);
-            self.seat(index, |seat| seat.status = Some(StorageStatus::WaitSync));
+            self.seat(index, |seat| seat.hear(Some(StorageStatus::WaitSync), asked));
         }
         self.save(|flag| {
             flag.sync_old_done = true;
@@ -307,9 +331,10 @@ impl Cluster {
     async fn beat(&self, index: usize, link: &mut Link, reported: &mut Reported) -> Result<(), End> {
         let stat = self.stat();
         let news = (reported.stat != Some(stat)).then_some(stat);
+        let asked = Instant::now();
         let changes = link.ask_for(Command::StorageBeat, &Beat(news), MemberChanges::decode).await?;
         reported.stat = Some(stat);
-        self.take_changes(index, link, changes).await?;
+        self.take_changes(index, link, changes, asked).await?;
         if self.identity.parameters.storage_ip_changed_auto_adjust {
             self.read_changelog(link).await?;
         }
@@ -319,9 +344,10 @@ impl Cluster {
         if applied != reported.applied
             && let Some(report) = report
         {
+            let asked = Instant::now();
             let changes = link.ask_for(Command::StorageSyncReport, &report, MemberChanges::decode).await?;
             reported.applied = applied;
-            self.take_changes(index, link, changes).await?;
+            self.take_changes(index, link, changes, asked).await?;
         }
         Ok(())
     }
@@ -339,8 +365,9 @@ impl Cluster {
             PathSpace { total_mb, free_mb }
         });
         let usage = DiskUsage(paths.collect());
+        let asked = Instant::now();
         let changes = link.ask_for(Command::StorageReportDiskUsage, &usage, MemberChanges::decode).await?;
-        self.take_changes(index, link, changes).await
+        self.take_changes(index, link, changes, asked).await
     }
 
     async fn read_changelog(&self, link: &mut Link) -> Result<(), End> {
@@ -359,8 +386,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes in what a tracker says has changed in the group.
-    async fn take_changes(&self, index: usize, link: &mut Link, changes: MemberChanges) -> Result<(), End> {
+    /// Takes in what a tracker says has changed in the group, when asked at the time `asked`.
+    async fn take_changes(
+        &self,
+        index: usize,
+        link: &mut Link,
+        changes: MemberChanges,
+        asked: Instant,
+    ) -> Result<(), End> {
         if let Some(leader) = changes.leader {
             let known = self.config.trackers.iter().position(|t| {
                 let has = |ip| Some(ip) == leader.ip.addr();
@@ -368,12 +401,15 @@ impl Cluster {
             });
             self.take_leader(known.filter(|_| !leader.is_none())).await;
         }
-        let Some(list) = changes.members else { return Ok(()) };
+        let Some(list) = changes.members else {
+            self.seat(index, |seat| seat.hear(None, asked));
+            return Ok(());
+        };
         let mut merged = Merged::default();
         let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
         self.members.send_modify(|members| merged = members.merge(&list, &self.identity.id, leads));
-        if let Some(mine) = merged.mine {
-            self.seat(index, |seat| seat.status = Some(mine));
+        self.seat(index, |seat| seat.hear(merged.mine, asked));
+        if merged.mine.is_some() {
             self.consider_active();
         }
         if !merged.differences.is_empty() {
@@ -388,17 +424,13 @@ impl Cluster {
             Some(leader) if leader != index => leader,
             _ => return Ok(()),
         };
-        let (there, here) = {
+        let overruled = {
             let seats = self.seats.lock();
-            (seats.get(leader).and_then(|s| s.status), seats.get(index).and_then(|s| s.status))
+            seats.get(index).zip(seats.get(leader)).and_then(|(here, there)| here.overruled_by(there))
         };
-        match (there, here) {
-            (Some(there), Some(here)) if there != here && !(there.is_available() && here.is_available()) => {
-                link.ask(Command::StorageChangeStatus, &ChangeStatus(there)).await?;
-                Err(End::Again)
-            }
-            _ => Ok(()),
-        }
+        let Some(status) = overruled else { return Ok(()) };
+        link.ask(Command::StorageChangeStatus, &ChangeStatus(status)).await?;
+        Err(End::Again)
     }
 
     /// After a beat and a disk report a tracker uses us, unless it waits for our old files.
@@ -407,5 +439,49 @@ impl Cluster {
         let waits = |status| matches!(status, S::WaitSync | S::Syncing | S::Deleted | S::IpChanged | S::Recovery);
         let uses = |seat: &Seat| seat.knows_disks && seat.status.is_some_and(|status| !waits(status));
         self.active.set(self.seats.lock().iter().any(uses));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use StorageStatus as S;
+
+    #[test]
+    fn only_what_the_leader_says_later_overrules_a_tracker() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let seat = |status, since, asked| Seat {
+            status: Some(status),
+            since: Some(at(since)),
+            asked: Some(at(asked)),
+            ..Seat::default()
+        };
+        // A source tells the leader first: what the leader said before is no reason to put the other back.
+        let here = seat(S::Offline, 5, 9);
+        assert_eq!(here.overruled_by(&seat(S::WaitSync, 1, 4)), None);
+        assert_eq!(here.overruled_by(&seat(S::WaitSync, 1, 5)), None);
+        assert_eq!(here.overruled_by(&seat(S::WaitSync, 1, 6)), Some(S::WaitSync));
+        assert_eq!(seat(S::Syncing, 1, 2).overruled_by(&seat(S::Active, 3, 3)), Some(S::Active));
+        assert_eq!(here.overruled_by(&seat(S::Offline, 6, 7)), None);
+        assert_eq!(here.overruled_by(&seat(S::Active, 6, 7)), None, "both say that it has its files");
+        assert_eq!(here.overruled_by(&Seat::default()), None);
+        assert_eq!(Seat::default().overruled_by(&here), None);
+    }
+
+    #[test]
+    fn a_status_is_as_old_as_the_first_answer_that_told_it() {
+        let begin = Instant::now();
+        let mut seat = Seat::default();
+        seat.hear(Some(S::Syncing), begin);
+        let since = seat.since;
+        assert!(since.is_some());
+        let later = begin + Duration::from_secs(1);
+        for again in [None, Some(S::Syncing)] {
+            seat.hear(again, later);
+            assert_eq!((seat.status, seat.since, seat.asked), (Some(S::Syncing), since, Some(later)));
+        }
+        seat.hear(Some(S::Offline), later);
+        assert!(seat.status == Some(S::Offline) && seat.since >= since);
     }
 }

@@ -45,20 +45,25 @@ impl Service {
     }
 
     async fn store_metadata(&self, place: &Place<'_>, name: &RemoteName, metadata: &Metadata) -> Result<(), Status> {
-        let (change, file) = if metadata.is_empty() {
+        let known = place.dir().meta(&place.rel, false).ok();
+        let now = clock::now();
+        let (time, change, file) = if metadata.is_empty() {
+            self.can_record()?;
             match place.try_on("remove", |p| p.dir().unlink(&p.rel)) {
-                Err(Status::ENOENT) => return Ok(()),
-                other => other?,
+                // Another member may have some that has not come here yet.
+                Ok(()) | Err(Status::ENOENT) => {}
+                Err(status) => return Err(status),
             }
-            self.deleted.add(name, super::seconds(clock::now()));
-            (Change::Delete, None)
+            // What is removed is older, whatever the clock here says.
+            let time = known.map_or(now, |meta| now.max(meta.mtime));
+            self.deleted.add(name, super::seconds(time));
+            (time, Change::Delete, None)
         } else {
-            let known = place.dir().meta(&place.rel, false).is_ok();
             let file = place.try_on("write", |p| p.dir().replace(&p.rel, &metadata.pack()))?;
             self.deleted.forget(name);
-            (if known { Change::Update } else { Change::Create }, Some(file))
+            (now, if known.is_some() { Change::Update } else { Change::Create }, Some(file))
         };
-        let recorded = self.record(clock::now(), change, name)?;
+        let recorded = self.record(time, change, name)?;
         self.keep(recorded, place.index, file, self.dir_to_settle(place)?).await
     }
 

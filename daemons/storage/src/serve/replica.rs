@@ -238,6 +238,10 @@ impl Service {
         if !meta.is_file() && !meta.is_link() {
             return Err(Status::EINVAL.into());
         }
+        if request.name.is_metadata() && meta.mtime > i64::from(request.timestamp) {
+            debug!("{}: was made anew after it was removed elsewhere", request.name);
+            return self.had(conn, origin, Status::ENOENT).await;
+        }
         self.can_record()?;
         self.deleted.add(&request.name, request.timestamp);
         self.unlink(&place, meta.size).await?;

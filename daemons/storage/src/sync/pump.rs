@@ -183,7 +183,8 @@ impl Pump {
                 Some(question) = self.questions.recv() => self.answer(question).await?,
                 changed = members.changed() => {
                     let status = members.borrow_and_update().get(&self.id).map(|m| m.status);
-                    if changed.is_err() || step(status, self.mark.state.need_sync_old) != Step::Push {
+                    // One that is put back to waiting for the old files after it got them is begun with anew.
+                    if changed.is_err() || step(status, is_old_data(&self.mark.state)) != Step::Push {
                         return Ok(());
                     }
                 }

@@ -7,11 +7,13 @@ mod group;
 mod loss;
 mod promise;
 
-use common::noise;
+use common::{Client, noise};
 use fdfs_protocol::file_id::{NameBlock, SizeField};
 use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
+use fdfs_protocol::peer::{ChangeStatus, JoinRequest};
+use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::storage::MetadataMode;
-use fdfs_protocol::{Command, RemoteName, Status};
+use fdfs_protocol::{Command, RemoteName, Status, StorageId, Version};
 use group::Group;
 
 #[test]
@@ -306,4 +308,42 @@ fn a_member_that_was_deleted_may_come_back() {
     assert_eq!(group.converge("after").len(), 2);
     group.client(1).upload(b"there", "txt");
     assert_eq!(group.converge("both ways").len(), 3);
+}
+
+#[test]
+fn a_member_that_is_put_back_to_waiting_serves_again() {
+    let group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    group.client(0).upload(b"before", "txt");
+    group.converge("before");
+    // The tracker says so while its source is pushing to it, and believes that it is done.
+    let member = &group.members[1].config;
+    let tracker = group.tracker.addr();
+    let join = JoinRequest {
+        group: common::group(),
+        port: member.port,
+        store_path_count: 1,
+        subdir_count_per_path: 2,
+        upload_priority: member.upload_priority,
+        join_time: 0,
+        up_time: 0,
+        version: Version::NONE,
+        fresh: false,
+        status: Some(StorageStatus::Active),
+        id: StorageId::NONE,
+        tracker_ip: tracker.ip().into(),
+        trackers: member.trackers.clone(),
+    };
+    for status in [StorageStatus::WaitSync, StorageStatus::Syncing] {
+        group.wait_active(1);
+        let mut in_its_name = Client::connect_from(member.bind[0], tracker);
+        in_its_name.ask(Command::StorageJoin, &join, b"").ok();
+        in_its_name.ask(Command::StorageChangeStatus, &ChangeStatus(status), b"").ok();
+        drop(in_its_name);
+        let is_active = |group: &Group| group.members[1].storage.as_ref().unwrap().is_active();
+        group.until("it waits", |group| !is_active(group));
+        group.until("it serves", is_active);
+    }
+    group.client(0).upload(b"after", "txt");
+    assert_eq!(group.converge("after").len(), 2);
 }
