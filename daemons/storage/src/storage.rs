@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fdfs_host::thread::{self, Thread};
+use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::datafile::StorageStatFile;
-use fdfs_protocol::{GroupName, IpText};
+use fdfs_protocol::{GroupName, IpText, RemoteName};
 use fdfs_server::{Dial, Listen, Server};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ use crate::deleted::Deleted;
 use crate::disk::binlog::Binlog;
 use crate::disk::durable::Syncer;
 use crate::disk::init_flag::InitState;
+use crate::disk::pending::{Kind, Pending};
 use crate::disk::replace_file;
 use crate::disk::rotation::{Position, Rotation};
 use crate::disk::store::Store;
@@ -31,7 +33,7 @@ use crate::names::Names;
 use crate::report::active::Active;
 use crate::report::identity::{self, Identity};
 use crate::report::session::Cluster;
-use crate::serve::{Service, Settings};
+use crate::serve::{Service, Settings, canonical};
 use crate::sync::Replication;
 use crate::sync::compare::Questions;
 use crate::sync::lost::Lost;
@@ -213,6 +215,10 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         written: saved.dist_write_file_count,
     };
     let binlog = Arc::new(Binlog::open(&data)?);
+    let (pending, left) = Pending::open(&data)?;
+    settle_pending(&store, &binlog, &left)
+        .and_then(|()| pending.settled())
+        .context("cannot settle changes that were being made when the storage died")?;
     let deleted = Deleted::load(&binlog.file_path(binlog.place().file)).context("cannot read the binlog")?;
     let syncer = match config.fsync {
         Fsync::Never => None,
@@ -233,6 +239,7 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         counters: Counters::new(saved.stat),
         synced: Synced::default(),
         names: Names::default(),
+        pending,
         deleted,
         syncer,
         acks: Acks::new(config.ack_members, config.ack_timeout),
@@ -242,6 +249,30 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
         membership: OnceLock::new(),
     };
     Ok((service, init))
+}
+
+/// Nothing of this was acknowledged. A new file is removed; of another one it is recorded what it is now.
+fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -> std::io::Result<()> {
+    for (kind, name) in left {
+        let Ok((path, rel)) = store.locate(name) else { continue };
+        if *kind == Kind::Create {
+            match path.dir.unlink(&rel) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        let change = match path.dir.meta(&rel, false) {
+            Ok(_) => Change::Update,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Change::Delete,
+            Err(e) => return Err(e),
+        };
+        info!("{name} was being changed when the storage died; recording what it is now");
+        let timestamp = clock::now().clamp(0, i64::from(u32::MAX)) as u32;
+        let Ok(name) = canonical(name) else { continue };
+        let record = Record { timestamp, origin: Origin::Client, change, name };
+        binlog.append(format!("{record}\n").as_bytes())?;
+    }
+    Ok(())
 }
 
 fn stat_path(config: &StorageConfig) -> PathBuf {

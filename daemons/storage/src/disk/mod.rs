@@ -15,6 +15,7 @@ pub mod dir;
 pub mod durable;
 pub mod incoming;
 pub mod init_flag;
+pub mod pending;
 pub mod rotation;
 pub mod store;
 

@@ -20,6 +20,7 @@ use super::upload::WHOLE;
 use super::{Done, Note, Place, Refusal, Service, fixed, noted};
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
+use crate::disk::pending::Kind;
 use crate::names::{Held, Sum};
 use crate::net::Conn;
 
@@ -73,6 +74,7 @@ impl Service {
         if at < old.size {
             held.set_sum(None);
         }
+        let noted = self.pending.note(Kind::Change, write.name);
         let received = match write.size <= WHOLE {
             true => self.receive_at_once(conn, &file, at, write.size, &mut hasher).await,
             false => self.receive_into(conn, &file, at, write.size, &mut hasher).await,
@@ -93,6 +95,7 @@ impl Service {
                 return Err(status.into());
             }
         };
+        drop(noted);
         if at == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: at + write.size }));
         }
@@ -144,10 +147,12 @@ impl Service {
             }
             self.can_record()?;
             held.set_sum(None);
+            let noted = self.pending.note(Kind::Change, &request.name);
             place.try_on("truncate", |_| file.set_len(request.size))?;
             let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
             let change = Change::Truncate { old: old.size, new: request.size };
             let recorded = self.record_done(meta.mtime, change, &request.name)?;
+            drop(noted);
             self.keep(recorded, place.index, Some(file), None).await?;
         }
         drop(held);

@@ -13,6 +13,7 @@ use super::{Done, Note, Place, Recorded, Refusal, Service, noted, seconds};
 use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
+use crate::disk::pending::Kind;
 use crate::net::Conn;
 
 /// Giving back the blocks of a file larger than this takes so long that another thread does it.
@@ -51,11 +52,13 @@ impl Service {
         self.can_record()?;
         // Known before it is gone, so that nobody brings it back in between.
         self.deleted.add(&name, seconds(clock::now()));
+        let noted = self.pending.note(Kind::Change, &name);
         if let Err(refusal) = self.unlink(&place, meta.size).await {
             self.deleted.forget(&name);
             return Err(refusal);
         }
         let recorded = self.record_done(clock::now(), Change::Delete, &name)?;
+        drop(noted);
         let metadata = self.delete_metadata(&name)?;
         self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;
         metadata.kept().await?;
@@ -76,6 +79,7 @@ impl Service {
         let Some(metadata) = name.metadata() else { return Ok(Recorded::default()) };
         // A name that cannot be recorded has never been given to metadata.
         let Ok(place) = self.place(&metadata) else { return Ok(Recorded::default()) };
+        let _noted = self.pending.note(Kind::Change, &metadata);
         match place.dir().unlink(&place.rel) {
             Ok(()) => {
                 self.deleted.add(&metadata, seconds(clock::now()));

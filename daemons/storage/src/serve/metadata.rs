@@ -10,6 +10,7 @@ use fdfs_protocol::{RemoteName, Status};
 
 use super::{Done, Note, Place, Service, noted};
 use crate::clock;
+use crate::disk::pending::Kind;
 use crate::net::Conn;
 use crate::net::scratch::SIZE;
 
@@ -47,6 +48,7 @@ impl Service {
     async fn store_metadata(&self, place: &Place<'_>, name: &RemoteName, metadata: &Metadata) -> Result<(), Status> {
         let known = place.dir().meta(&place.rel, false).ok();
         let now = clock::now();
+        let noted = self.pending.note(Kind::Change, name);
         let (time, change, file) = if metadata.is_empty() {
             self.can_record()?;
             match place.try_on("remove", |p| p.dir().unlink(&p.rel)) {
@@ -64,6 +66,7 @@ impl Service {
             (now, if known.is_some() { Change::Update } else { Change::Create }, Some(file))
         };
         let recorded = self.record(time, change, name)?;
+        drop(noted);
         self.keep(recorded, place.index, file, self.dir_to_settle(place)?).await
     }
 

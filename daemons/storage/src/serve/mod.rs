@@ -49,6 +49,7 @@ use crate::deleted::Deleted;
 use crate::disk::binlog::{self, Binlog};
 use crate::disk::dir::RelPath;
 use crate::disk::durable::{Syncer, Touched};
+use crate::disk::pending::Pending;
 use crate::disk::rotation::Rotation;
 use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
@@ -102,6 +103,8 @@ pub struct Service {
     pub counters: Counters,
     /// How far the changes of the other storages have been applied.
     pub synced: Synced,
+    /// What clients are changing, for the next start.
+    pub pending: Pending,
     /// Files being changed.
     pub names: Names,
     /// Files that were removed.
@@ -530,7 +533,7 @@ fn warn_removed(what: &str, path: &std::path::Path, result: io::Result<()>) {
 
 /// The name as records carry it: with its store path, in upper case. Requests may leave out the first one; `EINVAL` if
 /// the name is too long with it, for a record without it would stop the replication of the group.
-fn canonical(name: &RemoteName) -> Result<RemoteName, Status> {
+pub(crate) fn canonical(name: &RemoteName) -> Result<RemoteName, Status> {
     let text = name.as_bytes();
     let plain = text[0] == b'M' && !text[1].is_ascii_lowercase() && !text[2].is_ascii_lowercase();
     if plain {

@@ -17,6 +17,7 @@ use tracing::error;
 use super::{Done, Note, Service, name_time};
 use crate::blocking;
 use crate::clock;
+use crate::disk::pending::Kind;
 use crate::net::Conn;
 use crate::thread;
 
@@ -47,14 +48,16 @@ impl Service {
             None => checksum(file, meta.size, self.settings.timeout).await?,
         };
         let mut renamed = None;
+        let _old = self.pending.note(Kind::Change, &old);
         for _ in 0..DRAWS {
             let size = SizeField::normal(meta.size, thread::random() as u32);
             let block = NameBlock { source, timestamp: name_time(), size, crc32 };
             let new = old.with_block(&block);
             let target = self.place(&new)?;
+            let noted = self.pending.note(Kind::Change, &new);
             match place.dir().rename_new(&place.rel, &target.rel) {
                 Ok(()) => {
-                    renamed = Some((new, target));
+                    renamed = Some((new, target, noted));
                     break;
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -64,7 +67,7 @@ impl Service {
                 }
             }
         }
-        let (new, target) = renamed.ok_or(Status::EEXIST)?;
+        let (new, target, noted) = renamed.ok_or(Status::EEXIST)?;
         // The client knows the old name only, as long as it has no answer.
         let undo = || {
             let renamed = place.dir().rename_new(&target.rel, &place.rel);
@@ -82,6 +85,7 @@ impl Service {
                 return Err(status.into());
             }
         };
+        drop(noted);
         held.set_sum(None);
         let kept = match self.dir_to_settle(&target) {
             Ok(dir) => self.keep(recorded, target.index, None, dir).await,

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::RelPath;
 use crate::disk::incoming::Incoming;
+use crate::disk::pending::{Kind, Noted};
 use crate::names::Sum;
 use crate::net::Conn;
 
@@ -39,9 +40,9 @@ impl Service {
             return Err(Status::EEXIST.into());
         }
         self.counters.tried(Count::UploadBytes, head.size);
-        let (file, sum) = self.receive_slave(conn, &place, head.size).await?;
+        let (file, sum, noted) = self.receive_slave(conn, &place, &name, head.size).await?;
         self.deleted.forget(&name);
-        self.publish_slave(&place, &name, file).await?;
+        self.publish_slave(&place, &name, file, noted).await?;
         place.path.took(head.size);
         // Not only of appenders: QUERY_FILE_INFO computes the checksum of slaves as well. But those are rarely asked.
         if super::info::is_appender(&name) {
@@ -53,7 +54,13 @@ impl Service {
 
     /// Unlike that of an ordinary upload, the name can be guessed by everybody: it appears when the file is complete,
     /// however small that is.
-    async fn receive_slave(&self, conn: &mut Conn<'_>, place: &Place<'_>, size: u64) -> Result<(File, Sum), Refusal> {
+    async fn receive_slave(
+        &self,
+        conn: &mut Conn<'_>,
+        place: &Place<'_>,
+        name: &RemoteName,
+        size: u64,
+    ) -> Result<(File, Sum, Noted<'_>), Refusal> {
         let (parent, file) = place.rel.split();
         let parent = RelPath::new(parent).ok_or(Status::EINVAL)?;
         let file = RelPath::new(file).ok_or(Status::EINVAL)?;
@@ -62,11 +69,18 @@ impl Service {
         let mut incoming = begun.map_err(|e| refused(place, &e))?;
         let mut hasher = crc32fast::Hasher::new();
         self.receive_into(conn, incoming.file(), 0, size, &mut hasher).await?;
+        let noted = self.pending.note(Kind::Create, name);
         incoming.publish(&file).map_err(|e| refused(place, &e))?;
-        Ok((incoming.into_file(), Sum { hasher, size }))
+        Ok((incoming.into_file(), Sum { hasher, size }, noted))
     }
 
-    async fn publish_slave(&self, place: &Place<'_>, name: &RemoteName, file: File) -> Result<(), Refusal> {
+    async fn publish_slave(
+        &self,
+        place: &Place<'_>,
+        name: &RemoteName,
+        file: File,
+        noted: Noted<'_>,
+    ) -> Result<(), Refusal> {
         let recorded = match self.record(clock::now(), Change::Create, name) {
             Ok(recorded) => recorded,
             Err(status) => {
@@ -74,6 +88,7 @@ impl Service {
                 return Err(status.into());
             }
         };
+        drop(noted);
         let kept = match self.dir_to_settle(place) {
             Ok(dir) => self.keep(recorded, place.index, Some(file), dir).await,
             Err(status) => Err(status),

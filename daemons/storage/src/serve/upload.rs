@@ -19,6 +19,7 @@ use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, RelPath};
 use crate::disk::incoming::Incoming;
+use crate::disk::pending::{Kind, Noted, Pending};
 use crate::disk::rotation::Leaf;
 use crate::disk::store::StorePath;
 use crate::names::Sum;
@@ -61,16 +62,26 @@ impl Draft<'_> {
     }
 }
 
+/// A file that has its name, and no record yet.
+struct New<'a> {
+    name: RemoteName,
+    file: File,
+    sum: Sum,
+    pending: Noted<'a>,
+}
+
 /// Tries names until one is free.
-fn first_free<T>(
+fn first_free<'p, T>(
+    pending: &'p Pending,
     mut draw: impl FnMut() -> Result<RemoteName, Status>,
     mut take: impl FnMut(&RelPath) -> io::Result<T>,
-) -> Result<(RemoteName, T), Status> {
+) -> Result<(RemoteName, T, Noted<'p>), Status> {
     for _ in 0..DRAWS {
         let name = draw()?;
         let file = RelPath::new(name.file_part().as_bytes()).ok_or(Status::EINVAL)?;
+        let noted = pending.note(Kind::Create, &name);
         match take(&file) {
-            Ok(taken) => return Ok((name, taken)),
+            Ok(taken) => return Ok((name, taken, noted)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => {
                 error!("cannot make a file: {e}");
@@ -96,12 +107,12 @@ impl Service {
         let path = &self.store.paths()[index];
         let draft = Draft { head: &head, appender, index, leaf: self.leaf(index, path)? };
         self.counters.tried(Count::UploadBytes, head.size);
-        let (name, file, sum) = match head.size <= WHOLE {
+        let New { name, file, sum, pending } = match head.size <= WHOLE {
             true => self.receive_whole(conn, &draft).await?,
             false => self.receive_stream(conn, &draft).await?,
         };
         noted(self, note, &name);
-        self.publish(&draft, path, &name, file).await?;
+        self.publish(&draft, path, &name, file, pending).await?;
         path.took(head.size);
         if appender {
             self.names.remember(&name, sum);
@@ -119,13 +130,14 @@ impl Service {
         })
     }
 
-    async fn receive_whole(&self, conn: &mut Conn<'_>, draft: &Draft<'_>) -> Result<(RemoteName, File, Sum), Refusal> {
+    async fn receive_whole(&self, conn: &mut Conn<'_>, draft: &Draft<'_>) -> Result<New<'_>, Refusal> {
         let content = conn.head(draft.head.size as usize).await?;
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(content);
         let crc = hasher.clone().finalize();
         let leaf = draft.leaf.fd.as_fd();
-        let (name, mut file) = first_free(|| draft.draw(self, crc), |file| dir::create_new_at(leaf, file))?;
+        let take = |file: &RelPath| dir::create_new_at(leaf, file);
+        let (name, mut file, pending) = first_free(&self.pending, || draft.draw(self, crc), take)?;
         let written = file.write_all(content);
         self.counters.count(Count::FileWrite, 1, written.is_ok());
         if let Err(e) = written {
@@ -134,10 +146,10 @@ impl Service {
             return Err(Status::from(&e).into());
         }
         conn.consume(draft.head.size as usize);
-        Ok((name, file, Sum { hasher, size: draft.head.size }))
+        Ok(New { name, file, sum: Sum { hasher, size: draft.head.size }, pending })
     }
 
-    async fn receive_stream(&self, conn: &mut Conn<'_>, draft: &Draft<'_>) -> Result<(RemoteName, File, Sum), Refusal> {
+    async fn receive_stream(&self, conn: &mut Conn<'_>, draft: &Draft<'_>) -> Result<New<'_>, Refusal> {
         let begun = Incoming::begin(&draft.leaf.fd).map_err(|e| {
             error!("cannot make a file: {e}");
             Status::from(&e)
@@ -146,9 +158,10 @@ impl Service {
         let mut hasher = crc32fast::Hasher::new();
         self.receive_into(conn, incoming.file(), 0, draft.head.size, &mut hasher).await?;
         let crc = hasher.clone().finalize();
-        let (name, ()) = first_free(|| draft.draw(self, crc), |file| incoming.publish(file))?;
+        let take = |file: &RelPath| incoming.publish(file);
+        let (name, (), pending) = first_free(&self.pending, || draft.draw(self, crc), take)?;
         let file = incoming.into_file();
-        Ok((name, file, Sum { hasher, size: draft.head.size }))
+        Ok(New { name, file, sum: Sum { hasher, size: draft.head.size }, pending })
     }
 
     /// Receives `size` bytes of content into `file` from `offset`, adding them to `hasher`.
@@ -185,7 +198,14 @@ impl Service {
     }
 
     /// Records the new file; without a record, or not kept as was asked for, there is no new file.
-    async fn publish(&self, draft: &Draft<'_>, path: &StorePath, name: &RemoteName, file: File) -> Result<(), Refusal> {
+    async fn publish(
+        &self,
+        draft: &Draft<'_>,
+        path: &StorePath,
+        name: &RemoteName,
+        file: File,
+        pending: Noted<'_>,
+    ) -> Result<(), Refusal> {
         let recorded = match self.record(clock::now(), Change::Create, name) {
             Ok(recorded) => recorded,
             Err(status) => {
@@ -193,6 +213,7 @@ impl Service {
                 return Err(status.into());
             }
         };
+        drop(pending);
         if let Err(status) = self.keep(recorded, draft.index, Some(file), Some(draft.leaf.fd.clone())).await {
             self.withdraw(draft, name);
             self.record_undone(clock::now(), Change::Delete, name);

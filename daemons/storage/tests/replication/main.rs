@@ -13,7 +13,8 @@ use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
 use fdfs_protocol::peer::{ChangeStatus, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::storage::MetadataMode;
-use fdfs_protocol::{Command, RemoteName, Status, StorageId, Version};
+use fdfs_protocol::{Command, ExtName, Prefix, RemoteName, Status, StorageId, Version};
+use fdfs_storage::disk::pending::{self, Pending};
 use group::Group;
 
 #[test]
@@ -346,4 +347,32 @@ fn a_member_that_is_put_back_to_waiting_serves_again() {
     }
     group.client(0).upload(b"after", "txt");
     assert_eq!(group.converge("after").len(), 2);
+}
+
+#[test]
+fn a_change_that_died_before_its_record_is_nowhere_or_everywhere() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    let appender = c.upload_appender(b"0123", "log");
+    let removed = c.upload(b"removed", "txt");
+    let made: RemoteName =
+        c.upload(b"x", "txt").slave(&Prefix::new("_s").unwrap(), &ExtName::new("txt").unwrap()).unwrap();
+    group.converge("before");
+    group.stop(0);
+    let data = group.members[0].config.base_path.join("data");
+    let (pending, left) = Pending::open(&data).unwrap();
+    assert!(left.is_empty());
+    // As a kill leaves it.
+    std::fs::write(data.join(made.true_name()), b"made").unwrap();
+    std::fs::write(data.join(appender.true_name()), b"01234567").unwrap();
+    std::fs::remove_file(data.join(removed.true_name())).unwrap();
+    std::mem::forget(pending.note(pending::Kind::Create, &made));
+    std::mem::forget(pending.note(pending::Kind::Change, &appender));
+    std::mem::forget(pending.note(pending::Kind::Change, &removed));
+    group.start(0);
+    let files = group.converge("after");
+    assert_eq!(files.len(), 2);
+    assert_eq!(group.client(1).content(&appender), b"01234567");
+    assert!(Pending::open(&data).unwrap().1.is_empty());
 }
