@@ -8,7 +8,7 @@ use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::peer::{JoinReply, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 
-use tracing::warn;
+use tracing::info;
 
 use super::group::{Group, MIXED_PORTS};
 use super::identity::id_from;
@@ -102,7 +102,10 @@ impl Cluster {
             if storage.is_tombstone() {
                 storage.status = StorageStatus::Init;
             } else if has_begun_anew(storage, request) {
-                warn!("group {}, storage {}: it has lost its data, and begins anew", member.group, member.id);
+                info!(
+                    "group {}, storage {}: it has none of the files of its group, and begins anew",
+                    member.group, member.id
+                );
                 storage.status = StorageStatus::Init;
                 storage.sync_source = None;
                 storage.sync_until = 0;
