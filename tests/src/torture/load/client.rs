@@ -39,6 +39,8 @@ struct Owned {
     /// A slave: its name can be given again, and records tell whole seconds only. Removed in the second in which it was made,
     /// it may come back when its source is killed then: this load does not do that.
     young_until: Option<Duration>,
+    /// Likewise of two changes of its metadata in one second: the first may come back.
+    described_until: Option<Duration>,
     /// As far as the owner can tell.
     size: u64,
     /// The owner knows that it has removed it.
@@ -144,13 +146,28 @@ impl ClientLoad {
         history.note(self.worker, operation, &name, event, begin, &detail);
         if let Ok(id) = answer {
             let young_until = (operation == SLAVE).then(|| history.clock() + Duration::from_secs(2));
-            self.files.push(Owned { id, appender, young_until, known, size: data.len as u64, deleted: false });
+            let described_until = None;
+            self.files.push(Owned {
+                id,
+                appender,
+                young_until,
+                described_until,
+                known,
+                size: data.len as u64,
+                deleted: false,
+            });
         }
     }
 
     async fn change(&mut self, client: &Client, history: &History, i: usize, change: Change) {
         let file = &mut self.files[i];
-        if change == Change::Delete && file.young_until.is_some_and(|until| history.clock() < until) {
+        let describes = matches!(change, Change::SetMetadata(_) | Change::MergeMetadata(_));
+        let not_before = match change {
+            Change::Delete => file.young_until,
+            _ if describes => file.described_until,
+            _ => None,
+        };
+        if not_before.is_some_and(|until| history.clock() < until) {
             // As any other wait of this load, it lets the others work.
             return tokio::task::yield_now().await;
         }
@@ -166,6 +183,9 @@ impl ClientLoad {
             Change::Regenerate => client.regenerate(&id).await.map(|id| new = Some(id)),
             Change::Delete => client.delete(&id).await,
         };
+        if describes {
+            file.described_until = Some(history.clock() + Duration::from_secs(2));
+        }
         let (outcome, mut detail) = outcome(&answer);
         if let Some(new) = new {
             detail = new.to_string();
