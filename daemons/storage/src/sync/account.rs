@@ -95,13 +95,13 @@ impl Account {
         self.files.iter().map(|(name, entry)| (*name, entry.extent())).collect()
     }
 
-    /// The files of which this account knows more than the other's `extents`, with the time of their last change, as far
-    /// as somebody pushed them here: what clients changed here is pushed anyway.
-    pub fn ahead_of(&self, extents: &[(RemoteName, Extent)]) -> Vec<(RemoteName, u32)> {
+    /// The files of which this account knows more than the other's `extents`, with the time of their last change. With
+    /// `own` also those that only clients changed here: these are pushed to the other anyway, unless it has lost them since.
+    pub fn ahead_of(&self, extents: &[(RemoteName, Extent)], own: bool) -> Vec<(RemoteName, u32)> {
         let theirs: BTreeMap<_, _> = extents.iter().map(|(name, extent)| (name, *extent)).collect();
         let ahead = |name: &RemoteName, entry: &Entry| theirs.get(name).is_none_or(|their| *their < entry.extent());
-        let pushed = self.files.iter().filter(|(_, entry)| entry.pushed);
-        pushed.filter(|(name, entry)| ahead(name, entry)).map(|(name, entry)| (*name, entry.last)).collect()
+        let counted = self.files.iter().filter(|(_, entry)| own || entry.pushed);
+        counted.filter(|(name, entry)| ahead(name, entry)).map(|(name, entry)| (*name, entry.last)).collect()
     }
 }
 
@@ -162,8 +162,9 @@ mod tests {
             .await;
         // 1: the same; 2: one append less; 3: not yet removed; 4: missing; 5: too old; 6: pushed anyway; 8: too new; 7: twice the same
         let p = account("100 c|1\n100 c|2\n100 c|2\n100 c|3\n100 C|7\n100 c|7").await;
-        assert_eq!(b.ahead_of(&p.extents()), [(name(2), 100), (name(3), 101), (name(4), 100)]);
-        assert_eq!(p.ahead_of(&b.extents()), [(name(7), 100)]);
+        assert_eq!(b.ahead_of(&p.extents(), true).len(), 4, "what clients changed here too");
+        assert_eq!(b.ahead_of(&p.extents(), false), [(name(2), 100), (name(3), 101), (name(4), 100)]);
+        assert_eq!(p.ahead_of(&b.extents(), false), [(name(7), 100)]);
     }
 
     #[tokio::test]

@@ -187,6 +187,8 @@ async fn ask(cluster: &Cluster, (lost, span): (StorageId, Span), member: &Member
     let connected = Lane::connect(cluster.service.clone(), addr, cluster.dial).await;
     let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
     let binlog = &cluster.service.binlog;
+    // Who lost everything asks for everything.
+    let span = if lost == cluster.identity.id { Span { since: 0, ..span } } else { span };
     let parts = parts(binlog.clone(), span).await?;
     for part in 0..parts {
         let files = Account::read(binlog.clone(), Scope { span, part, parts }).await?.extents();

@@ -396,7 +396,8 @@ impl Pump {
         let span = Span { since: compare.since, until: compare.until };
         let scope = Scope { span, part: compare.part, parts: compare.parts };
         let account = Account::read(self.cluster.service.binlog.clone(), scope).await?;
-        let lacking = account.ahead_of(&compare.files);
+        // Who lost its disks lost what this storage had pushed to it, too, and its source need not have all of that.
+        let lacking = account.ahead_of(&compare.files, compare.sender == compare.lost);
         let now = Instant::now();
         for (name, timestamp) in &lacking {
             self.aside.add(*name, *timestamp, now)?;

@@ -76,6 +76,30 @@ fn what_a_lost_member_gave_to_some_reaches_all() {
 }
 
 #[test]
+fn a_lost_member_gets_what_its_source_never_had() {
+    let mut group = Group::with(3);
+    (0..3).for_each(|i| group.wait_active(i));
+    // Member 0 loses its disks; member 1 will push the old files to it, and lacks some of member 2.
+    group.stop(1);
+    let names: Vec<_> = (0..10).map(|n| group.client(2).upload(&noise(1000, n), "bin")).collect();
+    group.converge("without member 1");
+    group.stop(0);
+    wipe(&group, 0);
+    group.stop(2);
+    // As if they had been cut off from each other for long.
+    let mark = group.aside(2, 1).with_extension("mark");
+    let pushed = std::fs::read_to_string(group.aside(2, 0).with_extension("mark")).unwrap();
+    std::fs::write(mark, pushed).unwrap();
+    group.start(1);
+    group.wait_active(1);
+    group.start(0);
+    group.wait_active(0);
+    group.start(2);
+    group.wait_active(2);
+    group.until("member 0 gets them", |group| names.iter().all(|name| has(group, 0, name)));
+}
+
+#[test]
 fn questions_that_make_no_sense_are_refused() {
     let group = Group::with(1);
     group.wait_active(0);
