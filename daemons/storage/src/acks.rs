@@ -60,12 +60,9 @@ impl Acks {
     /// # Errors
     /// [`Late`], before anything was changed.
     pub fn possible(&self) -> Result<(), Late> {
-        let mut state = self.state.lock();
-        match state.short_since {
-            Some(since) if since.elapsed() > self.patience => {
-                self.alarm(&mut state);
-                Err(Late)
-            }
+        let short = self.state.lock().short_since;
+        match short {
+            Some(since) if since.elapsed() > self.patience => Err(self.late()),
             _ => Ok(()),
         }
     }
@@ -95,29 +92,38 @@ impl Acks {
 
     /// A member can be pushed to as long as what is returned lives.
     pub fn reach(self: &Arc<Self>) -> Reached {
-        let mut state = self.state.lock();
-        state.reached += 1;
-        if state.reached >= self.others
-            && let Some(since) = state.short_since.take()
-            && since.elapsed() > self.patience
-        {
+        let short = {
+            let mut state = self.state.lock();
+            state.reached += 1;
+            if state.reached >= self.others { state.short_since.take() } else { None }
+        };
+        if short.is_some_and(|since| since.elapsed() > self.patience) {
             info!("enough members can be reached again for changes to be acknowledged");
         }
         Reached(self.clone())
     }
 
-    fn alarm(&self, state: &mut State) {
+    /// A change is late; somebody should know.
+    fn late(&self) -> Late {
         let now = Instant::now();
-        if state.alarm_at.is_none_or(|at| at <= now) {
-            state.alarm_at = Some(now + ALARM_EVERY);
+        let (reached, alarm) = {
+            let mut state = self.state.lock();
+            let alarm = state.alarm_at.is_none_or(|at| at <= now);
+            if alarm {
+                state.alarm_at = Some(now + ALARM_EVERY);
+            }
+            (state.reached, alarm)
+        };
+        if alarm {
             error!(
                 "ack_members = {}: a change has not reached so many members within ack_timeout = {} s, and is refused \
                  ({} others can be reached; start the missing members, or lower ack_members)",
                 self.others + 1,
                 self.patience.as_secs(),
-                state.reached
+                reached
             );
         }
+        Late
     }
 }
 
@@ -152,10 +158,7 @@ impl Expected {
     pub async fn kept(mut self) -> Result<(), Late> {
         match timeout_at(self.deadline, &mut self.receiver).await {
             Ok(Ok(())) => Ok(()),
-            _ => {
-                self.acks.alarm(&mut self.acks.state.lock());
-                Err(Late)
-            }
+            _ => Err(self.acks.late()),
         }
     }
 }

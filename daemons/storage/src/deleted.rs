@@ -8,18 +8,18 @@
 //! The newest are remembered, and after a start those in the last part of the binlog.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::io;
 
 use fdfs_protocol::RemoteName;
-use fdfs_protocol::binlog::{Change, Record};
+use fdfs_protocol::binlog::Change;
 use parking_lot::Mutex;
+
+use crate::disk::binlog::Binlog;
 
 /// Names remembered; some 10 MB.
 const MAX: usize = 65_536;
 /// Bytes of the binlog that are looked at after a start: about as many records.
-const TAIL: u64 = 4 << 20;
+pub const TAIL: u64 = 4 << 20;
 
 type Key = (u8, Box<str>);
 
@@ -56,23 +56,13 @@ fn key(name: &RemoteName) -> Key {
 }
 
 impl Deleted {
-    /// Remembers what the last part of a binlog file tells.
+    /// Remembers what the last part of the binlog tells.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn load(binlog: &Path) -> io::Result<Deleted> {
+    pub fn load(binlog: &Binlog) -> io::Result<Deleted> {
         let deleted = Deleted::default();
-        let mut file = match File::open(binlog) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(deleted),
-            other => other?,
-        };
-        let from = file.metadata()?.len().saturating_sub(TAIL);
-        file.seek(SeekFrom::Start(from))?;
-        let mut text = Vec::new();
-        file.take(TAIL).read_to_end(&mut text)?;
-        // The first line of a part is none.
-        for line in text.split(|b| *b == b'\n').skip(usize::from(from > 0)) {
-            let Ok(record) = Record::parse(line) else { continue };
+        for record in binlog.last_records(TAIL)? {
             match record.change {
                 Change::Delete => drop(deleted.add(&record.name, record.timestamp)),
                 Change::Rename { old } => deleted.rename(&old, &record.name, record.timestamp),
@@ -114,16 +104,19 @@ impl Deleted {
 
     /// A file of this name is here again.
     pub fn forget(&self, name: &RemoteName) {
-        self.inner.lock().names.remove(&key(name));
+        let mut inner = self.inner.lock();
+        if !inner.names.is_empty() {
+            inner.names.remove(&key(name));
+        }
     }
 
     /// Whether a file that was made or renamed at `timestamp` is known to be removed.
     pub fn is_late(&self, name: &RemoteName, timestamp: u32) -> bool {
-        let key = key(name);
         let inner = self.inner.lock();
         if inner.names.is_empty() {
             return false;
         }
+        let key = key(name);
         if let Some(removal) = inner.names.get(&key)
             && (name.is_given_once() || timestamp < removal.timestamp)
         {
@@ -226,18 +219,15 @@ mod tests {
     #[test]
     fn a_start_looks_into_the_binlog() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("binlog.000");
-        assert!(!Deleted::load(&path).unwrap().is_late(&name(NORMAL), 1));
+        let binlog = Binlog::open(dir.path()).unwrap();
+        assert!(!Deleted::load(&binlog).unwrap().is_late(&name(NORMAL), 1));
         let again = slave();
-        std::fs::write(
-            &path,
-            format!(
-                "10 C {NORMAL}\n11 d {NORMAL}\nnonsense\n12 r {} {APPENDER}\n13 D {again}\n14 C {again}\n",
-                NORMAL.replace("451", "452")
-            ),
-        )
-        .unwrap();
-        let deleted = Deleted::load(&path).unwrap();
+        let text = format!(
+            "10 C {NORMAL}\n11 d {NORMAL}\nnonsense\n12 r {} {APPENDER}\n13 D {again}\n14 C {again}\n",
+            NORMAL.replace("451", "452")
+        );
+        binlog.append(text.as_bytes()).unwrap();
+        let deleted = Deleted::load(&binlog).unwrap();
         assert!(deleted.is_late(&name(NORMAL), 10) && deleted.is_late(&name(APPENDER), 10));
         assert!(!deleted.is_late(&again, 12));
     }

@@ -21,7 +21,7 @@ use crate::acks::Acks;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
-use crate::deleted::Deleted;
+use crate::deleted::{Deleted, TAIL};
 use crate::disk::binlog::Binlog;
 use crate::disk::durable::Syncer;
 use crate::disk::init_flag::InitState;
@@ -219,7 +219,7 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
     settle_pending(&store, &binlog, &left)
         .and_then(|()| pending.settled())
         .context("cannot settle changes that were being made when the storage died")?;
-    let deleted = Deleted::load(&binlog.file_path(binlog.place().file)).context("cannot read the binlog")?;
+    let deleted = Deleted::load(&binlog).context("cannot read the binlog")?;
     let syncer = match config.fsync {
         Fsync::Never => None,
         Fsync::Always => {
@@ -251,28 +251,41 @@ fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, In
     Ok((service, init))
 }
 
-/// Nothing of this was acknowledged. A new file is removed; of another one it is recorded what it is now.
+/// Nothing of this was acknowledged. A new file that has no record is removed; of another one it is recorded what it is.
 fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -> std::io::Result<()> {
+    let recorded = if left.is_empty() { Vec::new() } else { binlog.last_records(TAIL)? };
     for (kind, name) in left {
-        let Ok((path, rel)) = store.locate(name) else { continue };
-        if *kind == Kind::Create {
-            match path.dir.unlink(&rel) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        let change = match path.dir.meta(&rel, false) {
-            Ok(_) => Change::Update,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Change::Delete,
+        let (Ok((path, rel)), Ok(name)) = (store.locate(name), canonical(name)) else { continue };
+        let meta = match path.dir.meta(&rel, false) {
+            Ok(meta) => Some(meta),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
+        };
+        let change = match (kind, meta) {
+            // Others may have it already.
+            (_, None) => Change::Delete,
+            (Kind::Create, Some(_)) if is_there(&recorded, &name) => continue,
+            (Kind::Create, Some(_)) => {
+                info!("{name} was being made when the storage died; removing it");
+                path.dir.unlink(&rel)?;
+                continue;
+            }
+            (Kind::Change, Some(meta)) if meta.is_file() => Change::Update,
+            // A link is made or removed at once.
+            (Kind::Change, Some(_)) => continue,
         };
         info!("{name} was being changed when the storage died; recording what it is now");
         let timestamp = clock::now().clamp(0, i64::from(u32::MAX)) as u32;
-        let Ok(name) = canonical(name) else { continue };
         let record = Record { timestamp, origin: Origin::Client, change, name };
         binlog.append(format!("{record}\n").as_bytes())?;
     }
     Ok(())
+}
+
+/// Whether the records tell that there is a file of this name.
+fn is_there(records: &[Record], name: &RemoteName) -> bool {
+    let last = records.iter().rfind(|record| record.name == *name);
+    last.is_some_and(|record| record.change != Change::Delete)
 }
 
 fn stat_path(config: &StorageConfig) -> PathBuf {

@@ -13,6 +13,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use fdfs_protocol::binlog::Record;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
@@ -80,12 +81,10 @@ impl Open {
     }
 
     fn pay(&mut self) -> io::Result<()> {
-        if !self.owed.is_empty() {
-            let owed = std::mem::take(&mut self.owed);
-            if let Err(e) = self.write(&owed) {
-                self.owed = owed;
-                return Err(e);
-            }
+        let owed = std::mem::take(&mut self.owed);
+        if let Err(e) = self.write(&owed) {
+            self.owed = owed;
+            return Err(e);
         }
         Ok(())
     }
@@ -130,68 +129,54 @@ impl Binlog {
     /// # Errors
     /// What the system reported, such as a full disk; the line is then not in the file.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
-        self.append_announced(line, |_| ())
+        self.append_announced(line, false, |_| ())
     }
 
     /// [`append`](Binlog::append) with something to do before anybody can read the line, told the place where the line
-    /// ends.
+    /// ends. `done`: the change cannot be taken back, so that after an error the line is owed, and written before any
+    /// other as long as this process lives. Ask [`ready`](Binlog::ready) before making such a change.
     ///
     /// # Errors
     /// As [`append`](Binlog::append).
-    pub fn append_announced<T>(&self, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
-        let appended = self.append_to(&mut self.open.lock(), line, announce)?;
+    pub fn append_announced<T>(&self, line: &[u8], done: bool, announce: impl FnOnce(Place) -> T) -> io::Result<T> {
+        let appended = self.write(line, done, announce)?;
         self.grown.notify_waiters();
         Ok(appended)
     }
 
-    fn append_to<T>(&self, open: &mut Open, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
-        open.pay()?;
-        let announced = announce(Place { file: open.number, offset: open.size + line.len() as u64 });
-        open.write(line)?;
-        if open.size >= self.rotate_at {
-            self.rotate(open);
-        }
-        Ok(announced)
-    }
-
     /// Appends the line of a change that another storage pushed here. Push loops have nothing to do for it, so they are not
-    /// woken; `done`: as [`append_done`](Binlog::append_done).
+    /// woken; `done` as in [`append_announced`](Binlog::append_announced).
     ///
     /// # Errors
     /// As [`append`](Binlog::append).
     pub fn append_pushed(&self, line: &[u8], done: bool) -> io::Result<()> {
-        let mut open = self.open.lock();
-        let owed = !open.owed.is_empty();
-        let appended = self.append_to(&mut open, line, |_| ());
-        if appended.is_err() && done {
-            open.owed.extend_from_slice(line);
-        } else if owed {
-            self.grown.notify_waiters();
-        }
-        appended
+        self.write(line, done, |_| ())
     }
 
-    /// [`append`](Binlog::append) of a change that cannot be taken back: after an error the line is owed, and written
-    /// before any other, as long as this process lives. Ask [`ready`](Binlog::ready) before making such a change.
-    ///
-    /// # Errors
-    /// As [`append`](Binlog::append).
-    pub fn append_done(&self, line: &[u8]) -> io::Result<()> {
-        self.append_done_announced(line, |_| ())
+    fn write<T>(&self, line: &[u8], done: bool, announce: impl FnOnce(Place) -> T) -> io::Result<T> {
+        let mut open = self.open.lock();
+        let written = self.pay(&mut open).and_then(|()| {
+            let announced = announce(Place { file: open.number, offset: open.size + line.len() as u64 });
+            open.write(line)?;
+            Ok(announced)
+        });
+        match &written {
+            Ok(_) if open.size >= self.rotate_at => self.rotate(&mut open),
+            Ok(_) => {}
+            Err(_) if done => open.owed.extend_from_slice(line),
+            Err(_) => {}
+        }
+        written
     }
 
-    /// [`append_done`](Binlog::append_done), announced as in [`append_announced`](Binlog::append_announced).
-    ///
-    /// # Errors
-    /// As [`append`](Binlog::append).
-    pub fn append_done_announced<T>(&self, line: &[u8], announce: impl FnOnce(Place) -> T) -> io::Result<T> {
-        let mut open = self.open.lock();
-        let appended = self.append_to(&mut open, line, announce);
-        match &appended {
-            Ok(_) => self.grown.notify_waiters(),
-            Err(_) => open.owed.extend_from_slice(line),
+    /// Writes what is owed, which somebody may have to push.
+    fn pay(&self, open: &mut Open) -> io::Result<()> {
+        if open.owed.is_empty() {
+            return Ok(());
         }
-        appended
+        open.pay()?;
+        self.grown.notify_waiters();
+        Ok(())
     }
 
     /// Whether lines can be written, as far as is known: none is owed.
@@ -199,13 +184,7 @@ impl Binlog {
     /// # Errors
     /// What the system reported when a line that is owed was tried again.
     pub fn ready(&self) -> io::Result<()> {
-        let mut open = self.open.lock();
-        let owed = !open.owed.is_empty();
-        open.pay()?;
-        if owed {
-            self.grown.notify_waiters();
-        }
-        Ok(())
+        self.pay(&mut self.open.lock())
     }
 
     /// Puts everything appended so far on stable storage.
@@ -222,6 +201,21 @@ impl Binlog {
     pub fn place(&self) -> Place {
         let open = self.open.lock();
         Place { file: open.number, offset: open.size }
+    }
+
+    /// The last records, oldest first: those in about `bytes` bytes, of two files if the last is short. What is no record
+    /// is passed over.
+    ///
+    /// # Errors
+    /// What the system reported, with the path in the text.
+    pub fn last_records(&self, bytes: u64) -> io::Result<Vec<Record>> {
+        let end = self.place();
+        let mut text = read_end(&self.file_path(end.file), bytes)?;
+        if let Some(before) = end.file.checked_sub(1).filter(|_| (text.len() as u64) < bytes) {
+            let older = read_end(&self.file_path(before), bytes - text.len() as u64)?;
+            text.splice(..0, older);
+        }
+        Ok(text.split(|&b| b == b'\n').filter_map(|line| Record::parse(line).ok()).collect())
     }
 
     /// The directory it is in; the positions of its readers are kept beside it.
@@ -288,6 +282,24 @@ fn open_file(dir: &Path, number: u32) -> io::Result<(File, u64)> {
         Ok((file, size))
     };
     open().map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display())))
+}
+
+/// The lines in the last `bytes` bytes of a file; of one that is gone, or packed, none.
+fn read_end(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+    let read = || -> io::Result<Vec<u8>> {
+        let file = File::open(path)?;
+        let from = file.metadata()?.len().saturating_sub(bytes);
+        let mut text = vec![0; (file.metadata()?.len() - from) as usize];
+        file.read_exact_at(&mut text, from)?;
+        // The first line of a part is none.
+        let whole = if from == 0 { 0 } else { text.iter().position(|&b| b == b'\n').map_or(text.len(), |end| end + 1) };
+        text.drain(..whole);
+        Ok(text)
+    };
+    match read() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
+    }
 }
 
 /// Makes the file end with a newline by cutting what follows the last one; gives the size after that.
@@ -386,7 +398,7 @@ mod tests {
             std::mem::replace(&mut open.file, File::open(file_path(&tmp.path().join("sync"), 0)).unwrap())
         };
         assert!(log.append(b"3 C M00/00/00/b\n").is_err());
-        assert!(log.append_done(b"4 D M00/00/00/a\n").is_err());
+        assert!(log.append_announced(b"4 D M00/00/00/a\n", true, |_| ()).is_err());
         assert!(log.ready().is_err());
         log.open.lock().file = appending;
         log.append(b"5 C M00/00/00/c\n").unwrap();
@@ -441,6 +453,11 @@ mod tests {
         }
         let reopened = Binlog::open_with(tmp.path(), 1000).unwrap();
         assert_eq!(reopened.place().file, last);
+        // They reach into the file before, and begin with a whole line.
+        let records = reopened.last_records(1500).unwrap();
+        assert!((60..100).contains(&records.len()), "{}", records.len());
+        let text: String = records.iter().map(|record| format!("{record}\n")).collect();
+        assert!(all.ends_with(&text) && text.len() <= 1500);
     }
 
     #[test]

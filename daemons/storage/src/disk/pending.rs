@@ -3,7 +3,8 @@
 //! Between a change on disk and its binlog line there is a moment. Who is killed in it has, say, a file that no record
 //! tells of: the other members would never get it, nor hear that it is gone. So the name of what is being changed is in
 //! a file from before the change until after its record; the page cache keeps it when the process dies. What is found
-//! there at the next start was never acknowledged: a new file is removed, and of another it is recorded what it is now.
+//! there at the next start was never acknowledged: a new file without a record is removed, and of another it is recorded
+//! what it is now.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 /// Changes at one time that are noted; what more there is goes without.
-const SLOTS: usize = 256;
+const SLOTS: usize = 1024;
 /// Bytes of a slot: a kind, a length, and the name.
 const SLOT: usize = 2 + RemoteName::MAX_LEN;
 

@@ -95,7 +95,6 @@ impl Service {
                 return Err(status.into());
             }
         };
-        drop(noted);
         if at == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: at + write.size }));
         }
@@ -106,6 +105,7 @@ impl Service {
             }
             return Err(status.into());
         }
+        drop(noted);
         drop(held);
         self.counters.went_well(write.bytes, write.size);
         Ok(conn.send(&Header::ok(0).encode()).await?)

@@ -46,7 +46,7 @@ use crate::acks::{Acks, Expected, Late};
 use crate::clock;
 use crate::counters::{Count, Counters};
 use crate::deleted::Deleted;
-use crate::disk::binlog::{self, Binlog};
+use crate::disk::binlog::Binlog;
 use crate::disk::dir::RelPath;
 use crate::disk::durable::{Syncer, Touched};
 use crate::disk::pending::Pending;
@@ -244,20 +244,19 @@ impl Service {
 
     /// Writes the binlog record of a change that a client made at `now`.
     fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<Recorded, Status> {
-        self.counters.source_update(now);
-        let line = Line::new(&client_record(now, change, name)?)?;
-        logged(self.binlog.append_announced(line.as_bytes(), |end| self.expect(end)))
+        self.write_record(now, change, name, false)
     }
 
     /// [`record`](Service::record) of a change that cannot be taken back; it is written later if it cannot be now.
     fn record_done(&self, now: i64, change: Change, name: &RemoteName) -> Result<Recorded, Status> {
-        self.counters.source_update(now);
-        let line = Line::new(&client_record(now, change, name)?)?;
-        logged(self.binlog.append_done_announced(line.as_bytes(), |end| self.expect(end)))
+        self.write_record(now, change, name, true)
     }
 
-    fn expect(&self, end: binlog::Place) -> Recorded {
-        Recorded(self.acks.as_ref().map(|acks| acks.expect(end)))
+    fn write_record(&self, now: i64, change: Change, name: &RemoteName, done: bool) -> Result<Recorded, Status> {
+        self.counters.source_update(now);
+        let line = Line::new(&client_record(now, change, name)?)?;
+        let expect = |end| Recorded(self.acks.as_ref().map(|acks| acks.expect(end)));
+        logged(self.binlog.append_announced(line.as_bytes(), done, expect))
     }
 
     /// Writes the record of a change that takes back one that could not be kept. Nobody waits for that.

@@ -85,7 +85,6 @@ impl Service {
                 return Err(status.into());
             }
         };
-        drop(noted);
         held.set_sum(None);
         let kept = match self.dir_to_settle(&target) {
             Ok(dir) => self.keep(recorded, target.index, None, dir).await,
@@ -98,8 +97,9 @@ impl Service {
             return Err(status.into());
         }
         // FastDFS leaves it where nobody can ask for it; members that have it and members that do not would differ for good.
-        self.delete_metadata(&old)?.kept().await?;
-        drop(held);
+        // It is no part of what is acknowledged: the client must learn the new name now.
+        drop(self.delete_metadata(&old));
+        drop((noted, held));
         self.log_rename(note, &old, &new);
         self.answer_name(conn, &new).await
     }

@@ -69,8 +69,14 @@ impl Service {
         let mut incoming = begun.map_err(|e| refused(place, &e))?;
         let mut hasher = crc32fast::Hasher::new();
         self.receive_into(conn, incoming.file(), 0, size, &mut hasher).await?;
+        // Nobody else may make it now: what is noted is taken for ours if this process dies.
+        let held = self.names.hold(name, self.settings.timeout).await?;
+        if place.dir().meta(&place.rel, false).is_ok() {
+            return Err(Status::EEXIST.into());
+        }
         let noted = self.pending.note(Kind::Create, name);
         incoming.publish(&file).map_err(|e| refused(place, &e))?;
+        drop(held);
         Ok((incoming.into_file(), Sum { hasher, size }, noted))
     }
 
@@ -79,7 +85,7 @@ impl Service {
         place: &Place<'_>,
         name: &RemoteName,
         file: File,
-        noted: Noted<'_>,
+        _noted: Noted<'_>,
     ) -> Result<(), Refusal> {
         let recorded = match self.record(clock::now(), Change::Create, name) {
             Ok(recorded) => recorded,
@@ -88,7 +94,6 @@ impl Service {
                 return Err(status.into());
             }
         };
-        drop(noted);
         let kept = match self.dir_to_settle(place) {
             Ok(dir) => self.keep(recorded, place.index, Some(file), dir).await,
             Err(status) => Err(status),

@@ -204,7 +204,7 @@ impl Service {
         path: &StorePath,
         name: &RemoteName,
         file: File,
-        pending: Noted<'_>,
+        _pending: Noted<'_>,
     ) -> Result<(), Refusal> {
         let recorded = match self.record(clock::now(), Change::Create, name) {
             Ok(recorded) => recorded,
@@ -213,7 +213,6 @@ impl Service {
                 return Err(status.into());
             }
         };
-        drop(pending);
         if let Err(status) = self.keep(recorded, draft.index, Some(file), Some(draft.leaf.fd.clone())).await {
             self.withdraw(draft, name);
             self.record_undone(clock::now(), Change::Delete, name);

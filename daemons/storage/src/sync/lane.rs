@@ -20,7 +20,6 @@ use fdfs_protocol::peer::replica::{
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
-
 use tracing::debug;
 
 use super::rules::{Verdict, judge};

@@ -356,8 +356,11 @@ fn a_change_that_died_before_its_record_is_nowhere_or_everywhere() {
     let mut c = group.client(0);
     let appender = c.upload_appender(b"0123", "log");
     let removed = c.upload(b"removed", "txt");
-    let made: RemoteName =
-        c.upload(b"x", "txt").slave(&Prefix::new("_s").unwrap(), &ExtName::new("txt").unwrap()).unwrap();
+    let kept = c.upload(b"x", "txt");
+    let made: RemoteName = kept.slave(&Prefix::new("_s").unwrap(), &ExtName::new("txt").unwrap()).unwrap();
+    // It was there once.
+    assert_eq!(c.upload_slave(&kept, "_s", "txt", b"before").name(), made);
+    assert_eq!(c.delete(&made).status, 0);
     group.converge("before");
     group.stop(0);
     let data = group.members[0].config.base_path.join("data");
@@ -368,11 +371,14 @@ fn a_change_that_died_before_its_record_is_nowhere_or_everywhere() {
     std::fs::write(data.join(appender.true_name()), b"01234567").unwrap();
     std::fs::remove_file(data.join(removed.true_name())).unwrap();
     std::mem::forget(pending.note(pending::Kind::Create, &made));
+    // This one has its record.
+    std::mem::forget(pending.note(pending::Kind::Create, &kept));
     std::mem::forget(pending.note(pending::Kind::Change, &appender));
     std::mem::forget(pending.note(pending::Kind::Change, &removed));
     group.start(0);
     let files = group.converge("after");
     assert_eq!(files.len(), 2);
+    assert_eq!(group.client(0).content(&kept), b"x");
     assert_eq!(group.client(1).content(&appender), b"01234567");
     assert!(Pending::open(&data).unwrap().1.is_empty());
 }

@@ -139,6 +139,12 @@ impl MountLoad {
     pub fn check(&mut self, violations: &mut Vec<String>) -> Vec<(PathBuf, Arc<Vec<u8>>)> {
         let mut found = Vec::new();
         self.files.retain(|path, known| {
+            // What a failed close could not store is kept by the mount for a retry: this one must succeed now.
+            if known.events.iter().any(|event| event.outcome == Outcome::Unknown)
+                && let Err(error) = store(path)
+            {
+                violations.push(format!("{}: what was kept cannot be stored: {error}", path.display()));
+            }
             let content = match fs::read(path) {
                 Ok(content) => Some(Arc::new(content)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -191,6 +197,15 @@ fn certain(known: &Known) -> Option<Data> {
 
 fn removed(known: &Known) -> bool {
     known.events.last().is_some_and(|event| event.change == Change::Delete)
+}
+
+/// Has the mount store what it keeps of a file; one that is gone has nothing.
+fn store(path: &Path) -> io::Result<()> {
+    match File::options().append(true).open(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn write_and_close(path: &Path, data: Data, append: bool, sync: bool) -> io::Result<()> {
