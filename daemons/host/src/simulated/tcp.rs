@@ -48,14 +48,6 @@ impl TcpStream {
         Ok(self.local)
     }
 
-    /// Does nothing: no message waits for an acknowledgement.
-    ///
-    /// # Errors
-    /// None; as tokio's.
-    pub fn set_quickack(&self, _quickack: bool) -> io::Result<()> {
-        Ok(())
-    }
-
     /// Waits until something can be read, be it the end or an error.
     ///
     /// # Errors
