@@ -102,6 +102,13 @@ impl Deleted {
         known.is_none()
     }
 
+    /// The time of a file of this name that is made at `now`: after its removal, whatever the clock says.
+    pub fn time_of_creation(&self, name: &RemoteName, now: i64) -> i64 {
+        let inner = self.inner.lock();
+        let removal = if inner.names.is_empty() { None } else { inner.names.get(&key(name)) };
+        removal.map_or(now, |removal| now.max(i64::from(removal.timestamp) + 1))
+    }
+
     /// A file of this name is here again.
     pub fn forget(&self, name: &RemoteName) {
         let mut inner = self.inner.lock();

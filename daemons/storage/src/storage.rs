@@ -23,6 +23,7 @@ use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
 use crate::deleted::{Deleted, TAIL};
 use crate::disk::binlog::Binlog;
+use crate::disk::dir;
 use crate::disk::durable::Syncer;
 use crate::disk::init_flag::InitState;
 use crate::disk::pending::{Kind, Pending};
@@ -261,10 +262,17 @@ fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
+        let last = recorded.iter().rfind(|record| record.name == name);
         let change = match (kind, meta) {
+            (Kind::Push { mtime }, Some(meta)) if meta.is_file() => {
+                info!("{name} was being written by another member when this storage died");
+                dir::set_mtime(&path.dir.open_write(&rel)?, *mtime, Origin::Replica)?;
+                continue;
+            }
+            (Kind::Push { .. }, _) => continue,
             // Others may have it already.
             (_, None) => Change::Delete,
-            (Kind::Create, Some(_)) if is_there(&recorded, &name) => continue,
+            (Kind::Create, Some(_)) if last.is_some_and(|record| record.change != Change::Delete) => continue,
             (Kind::Create, Some(_)) => {
                 info!("{name} was being made when the storage died; removing it");
                 path.dir.unlink(&rel)?;
@@ -275,17 +283,12 @@ fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -
             (Kind::Change, Some(_)) => continue,
         };
         info!("{name} was being changed when the storage died; recording what it is now");
-        let timestamp = clock::now().clamp(0, i64::from(u32::MAX)) as u32;
+        let now = clock::now().clamp(0, i64::from(u32::MAX)) as u32;
+        let timestamp = last.map_or(now, |record| now.max(record.timestamp.saturating_add(1)));
         let record = Record { timestamp, origin: Origin::Client, change, name };
         binlog.append(format!("{record}\n").as_bytes())?;
     }
     Ok(())
-}
-
-/// Whether the records tell that there is a file of this name.
-fn is_there(records: &[Record], name: &RemoteName) -> bool {
-    let last = records.iter().rfind(|record| record.name == *name);
-    last.is_some_and(|record| record.change != Change::Delete)
 }
 
 fn stat_path(config: &StorageConfig) -> PathBuf {

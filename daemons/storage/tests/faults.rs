@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{Client, Fixture, noise};
 use fdfs_protocol::header::Header;
-use fdfs_protocol::storage::{AppendHead, UploadHead};
+use fdfs_protocol::storage::{AppendHead, MetadataMode, UploadHead};
 use fdfs_protocol::{Command, Encode, ExtName};
 use fdfs_storage::Storage;
 use fdfs_storage::disk::store::StorePathConfig;
@@ -145,10 +145,7 @@ fn a_taken_port_is_an_error_with_a_remedy() {
 
 #[test]
 fn a_full_disk_is_said_so_and_leaves_no_pieces() {
-    let Some(disk) = SmallDisk::mount() else {
-        println!("SKIPPED: a full disk needs the right to mount a tmpfs");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount() else { return };
     let mut f = Fixture::with(|c| c.paths = vec![StorePathConfig { path: disk.0.path().into(), readonly: false }]);
     let mut c = f.client();
     // More than there is, known before: refused at once.
@@ -183,6 +180,46 @@ fn a_full_disk_is_said_so_and_leaves_no_pieces() {
     f.storage.take().unwrap().stop();
 }
 
+#[test]
+fn on_a_full_disk_a_removal_is_done_and_recorded_or_refused() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let f = Fixture::with(|c| {
+        c.base_path = disk.0.path().join("base");
+        c.paths = vec![StorePathConfig { path: disk.0.path().join("files"), readonly: false }];
+        std::fs::create_dir_all(&c.base_path).unwrap();
+        std::fs::create_dir_all(&c.paths[0].path).unwrap();
+    });
+    let mut c = f.client();
+    // Their removal makes no room, and there is room taken for the records of some 1000.
+    let names: Vec<_> = (0..2500).map(|_| c.upload(b"", "")).collect();
+    let filler = disk.0.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|n| n == 4096) {}
+    let mut refused = 0;
+    for name in &names[1..] {
+        match c.delete(name).status {
+            0 => assert!(!f.path(name).exists()),
+            28 => {
+                assert!(f.path(name).exists(), "refused, and gone");
+                refused += 1;
+            }
+            status => panic!("{name}: {status}"),
+        }
+    }
+    assert!((100..2499).contains(&refused), "{refused} were refused");
+    assert_eq!(c.set_metadata(&names[0], MetadataMode::Overwrite, b"a\x02b").status, 28);
+    assert_eq!(c.metadata(&names[0]).status, 2, "refused, and there");
+    drop(file);
+    std::fs::remove_file(filler).unwrap();
+    let recorded = f.changes().iter().filter(|line| line.starts_with('D')).count();
+    assert_eq!(recorded + refused, names.len() - 1);
+    assert_eq!(f.stored().len(), refused + 1);
+    for name in &names {
+        let there = f.path(name).exists();
+        assert_eq!(c.delete(name).status, if there { 0 } else { 2 }, "there is room again");
+    }
+}
+
 /// A file system of 8 MiB, unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);
 
@@ -190,7 +227,12 @@ impl SmallDisk {
     fn mount() -> Option<SmallDisk> {
         let dir = tempfile::tempdir().unwrap();
         let done = Process::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(dir.path()).output();
-        done.is_ok_and(|o| o.status.success()).then(|| SmallDisk(dir))
+        let mounted = done.is_ok_and(|o| o.status.success());
+        if !mounted {
+            assert!(std::env::var_os("FDFS_TESTS_REQUIRE").is_none(), "a tmpfs cannot be mounted");
+            println!("SKIPPED: a full disk needs the right to mount a tmpfs");
+        }
+        mounted.then(|| SmallDisk(dir))
     }
 }
 

@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
 use common::{Client, Fixture, group};
-use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncTwoNames};
-use fdfs_protocol::storage::MetadataMode;
+use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncRangeHead, SyncTwoNames};
+use fdfs_protocol::storage::{AppendHead, MetadataMode, ModifyHead};
 use fdfs_protocol::{Command, RemoteName, Status};
 
 const CONTENT: &[u8] = b"content of a member that was away";
@@ -21,6 +24,14 @@ fn create(client: &mut Client, name: &RemoteName, timestamp: u32) -> Status {
 
 fn remove(client: &mut Client, name: &RemoteName, timestamp: u32) -> Status {
     Status(client.ask(Command::SyncDeleteFile, &SyncDelete { timestamp, group: group(), name: *name }, b"").status)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn now() -> u32 {
@@ -168,5 +179,93 @@ fn metadata_that_was_made_anew_is_not_removed_by_a_late_removal() {
     // A clock that is behind does not make a removal older than what it removes.
     assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02b"), Status::OK);
     assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"").status, 0);
-    assert_eq!(f.binlog().lines().last(), Some(format!("{then} D {metadata}").as_str()));
+    assert_eq!(f.binlog().lines().last(), Some(format!("{} D {metadata}", then + 1).as_str()));
+}
+
+#[test]
+fn what_is_changed_here_comes_after_what_a_member_with_a_clock_ahead_pushed() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let then = now() + 100;
+    let mtime = |name: &RemoteName| std::fs::metadata(f.path(name)).unwrap().mtime();
+    let last = || f.binlog().lines().last().unwrap().to_owned();
+
+    let name = foreign(&mut c, true);
+    assert_eq!(create(&mut c, &name, then), Status::OK);
+    let len = CONTENT.len();
+    assert_eq!(c.append(&name, b" and more").status, 0);
+    assert_eq!(last(), format!("{} A {name} {len} 9", then + 1));
+    assert_eq!(c.modify(&name, 0, b"C").status, 0);
+    assert_eq!(last(), format!("{} M {name} 0 1", then + 1), "of changes made here the binlog has the order");
+    assert_eq!(c.truncate(&name, 3).status, 0);
+    assert_eq!(mtime(&name), i64::from(then) + 1);
+    assert_eq!(push(&mut c, Command::SyncUpdateFile, &name, then, CONTENT), Status::EEXIST);
+    assert_eq!(c.content(&name), b"Con");
+
+    let metadata = name.metadata().unwrap();
+    assert_eq!(create(&mut c, &metadata, then), Status::OK);
+    for _ in 0..2 {
+        assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"a\x02b").status, 0);
+        assert_eq!(last(), format!("{} U {metadata}", then + 1));
+        assert_eq!(mtime(&metadata), i64::from(then) + 1);
+    }
+    assert_eq!(push(&mut c, Command::SyncUpdateFile, &metadata, then, b"a\x02early"), Status::EEXIST);
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"").status, 0);
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"a\x02c").status, 0);
+    assert_eq!(last(), format!("{} C {metadata}", then + 3));
+    assert_eq!(remove(&mut c, &metadata, then + 2), Status::ENOENT, "its removal once more");
+    assert_eq!(c.metadata(&name).ok(), b"a\x02c");
+
+    let master = c.upload(b"master", "txt");
+    let slave = c.upload_slave(&master, "_s", "txt", b"first").name();
+    c.delete(&slave).ok();
+    assert_eq!(create(&mut c, &slave, then), Status::OK);
+    c.delete(&slave).ok();
+    assert_eq!(last(), format!("{} D {slave}", then + 1));
+    assert_eq!(c.upload_slave(&master, "_s", "txt", b"second").name(), slave);
+    assert_eq!(last(), format!("{} C {slave}", then + 2));
+    assert_eq!(mtime(&slave), i64::from(then) + 2);
+}
+
+#[test]
+fn a_write_that_fails_does_not_count_as_a_change() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let name = foreign(&mut c, true);
+    assert_eq!(create(&mut c, &name, 1000), Status::OK);
+    // Pushed, and by a client: both end after a part.
+    for by_client in [false, true] {
+        let mut gone = f.client();
+        let (offset, len) = (CONTENT.len() as u64, 1 << 20);
+        match by_client {
+            true => gone.begin(Command::AppendFile, &AppendHead { name, size: len }, len),
+            false => {
+                let head = SyncRangeHead { offset, len, timestamp: 1001, group: group(), name };
+                gone.begin(Command::SyncAppendFile, &head, len);
+            }
+        }
+        gone.send(&[7; 400_000]);
+        let there = || std::fs::metadata(f.path(&name)).unwrap();
+        until("a part is there", || there().len() > offset);
+        drop(gone);
+        until("it is taken back", || there().len() == offset && there().mtime() == 1000);
+    }
+    assert_eq!(push(&mut c, Command::SyncUpdateFile, &name, 1001, b"newer"), Status::OK);
+    assert_eq!(c.content(&name), b"newer");
+}
+
+#[test]
+fn a_modification_that_fails_half_way_is_told_to_the_members() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let len = 1 << 20;
+    let name = c.upload_appender(&vec![1; len as usize], "txt");
+    let mut gone = f.client();
+    gone.begin(Command::ModifyFile, &ModifyHead { offset: 8, size: len, name }, len);
+    gone.send(&[7; 400_000]);
+    until("a part is written", || std::fs::read(f.path(&name)).unwrap()[8] == 7);
+    drop(gone);
+    // What it has become, and not more.
+    until("it is recorded", || f.changes().last() == Some(&format!("M {name} 8 {}", len - 8)));
+    assert_eq!(c.content(&name).len() as u64, len);
 }

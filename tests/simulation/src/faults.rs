@@ -27,7 +27,7 @@ enum Event {
     Mend(String, String),
     /// Messages between two hosts take up to this long.
     Slow(String, String, Duration),
-    /// The wall clock of a host is put forward by some seconds. (Put back, it makes later changes look like earlier ones.)
+    /// The wall clock of a host is put forward by some seconds, or back.
     Clock(String, i64),
 }
 
@@ -110,7 +110,7 @@ impl Faults {
             Event::Lose(a, b) => sim.partition_oneway(a.as_str(), b.as_str()),
             Event::Mend(a, b) => mend(sim, a, b),
             Event::Slow(a, b, latency) => sim.set_link_max_message_latency(a.as_str(), b.as_str(), *latency),
-            Event::Clock(host, seconds) => trace::put_wall_clock_forward(host, *seconds),
+            Event::Clock(host, seconds) => trace::step_wall_clock(host, *seconds),
         }
         let tracker = |host: &String| host.starts_with('t');
         if let Event::Cut(a, b) | Event::Lose(a, b) | Event::Mend(a, b) | Event::Slow(a, b, _) = event
@@ -150,7 +150,10 @@ fn plan_one(plan: &mut Vec<(Duration, Event)>, random: &mut Random, at: Duration
                 plan.push((until, Event::Mend(host.clone(), other.clone())));
             }
         }
-        9 => plan.push((at, Event::Clock(host, random.within(1..6) as i64))),
+        9 => {
+            let seconds = random.within(1..6) as i64;
+            plan.push((at, Event::Clock(host, if random.one_in(2) { -seconds } else { seconds })));
+        }
         _ if one == other => {}
         what @ 5..9 => {
             let (a, b) = (one.clone(), other.clone());

@@ -36,8 +36,8 @@ pub fn hash() -> u64 {
     HASH.with_borrow(DefaultHasher::finish)
 }
 
-/// Puts the wall clock of a host forward by some seconds.
-pub fn put_wall_clock_forward(host: &str, seconds: i64) {
+/// Puts the wall clock of a host forward by some seconds, or back.
+pub fn step_wall_clock(host: &str, seconds: i64) {
     let number = number(host);
     HOSTS.with_borrow_mut(|hosts| hosts[number].wrong += seconds);
 }

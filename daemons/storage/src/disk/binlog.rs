@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,11 @@ use super::replace_file;
 
 /// A file is complete at this size (FastDFS: 1 GiB).
 pub const ROTATE_AT: u64 = 1 << 30;
+
+/// Room that is taken for lines of changes which cannot be taken back, and the least of it before such a change: a line
+/// for each of those that are made at one time.
+const ROOM: u64 = 64 * 1024;
+const LEAST_ROOM: u64 = 16 * 1024;
 
 /// How far back from the end of a file an incomplete line is looked for.
 const TAIL: u64 = 64 * 1024;
@@ -41,6 +47,8 @@ struct Open {
     number: u32,
     /// Bytes in it.
     size: u64,
+    /// Up to here the file system has given it room.
+    room: u64,
     /// Whether it may end with a piece of a line.
     torn: bool,
     /// Lines of changes that happened and could not be recorded yet.
@@ -49,12 +57,14 @@ struct Open {
 
 impl Open {
     fn new((file, size): (File, u64), number: u32) -> Open {
-        Open { file, number, size, torn: false, owed: Vec::new() }
+        Open { file, number, size, room: size, torn: false, owed: Vec::new() }
     }
 
     /// Writes whole lines, or nothing.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         self.mend()?;
+        // Now and then, as long as there is some to be had.
+        let _ = self.make_room();
         let written = loop {
             match (&self.file).write(lines) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -75,7 +85,26 @@ impl Open {
     fn mend(&mut self) -> io::Result<()> {
         if self.torn {
             self.file.set_len(self.size)?;
+            self.room = self.size;
             self.torn = false;
+        }
+        Ok(())
+    }
+
+    /// Takes room behind the end, unless there is enough; where the file system cannot do that, it has to go without.
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.room >= self.size + ROOM / 2 {
+            return Ok(());
+        }
+        // SAFETY: a plain call on an open descriptor.
+        let made =
+            unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, self.size as i64, ROOM as i64) };
+        let refused = if made == 0 { None } else { Some(io::Error::last_os_error()) };
+        match refused {
+            None => self.room = self.size + ROOM,
+            Some(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => self.room = u64::MAX,
+            Some(e) if self.room < self.size + LEAST_ROOM => return Err(e),
+            Some(_) => {}
         }
         Ok(())
     }
@@ -179,12 +208,14 @@ impl Binlog {
         Ok(())
     }
 
-    /// Whether lines can be written, as far as is known: none is owed.
+    /// Whether a line can be written: none is owed, and a full disk has room for it.
     ///
     /// # Errors
-    /// What the system reported when a line that is owed was tried again.
+    /// What the system reported when a line that is owed was tried again, or room was asked for.
     pub fn ready(&self) -> io::Result<()> {
-        self.pay(&mut self.open.lock())
+        let mut open = self.open.lock();
+        self.pay(&mut open)?;
+        open.make_room()
     }
 
     /// Puts everything appended so far on stable storage.

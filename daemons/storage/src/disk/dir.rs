@@ -11,6 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fdfs_protocol::binlog::Origin;
+
 /// Longest path below `data/` that is handled, with room for `-m` after the longest name of the protocol (127).
 const MAX: usize = 151;
 
@@ -78,6 +80,8 @@ pub struct Meta {
     pub size: u64,
     /// Modification time, unix seconds.
     pub mtime: i64,
+    /// Its time is a whole second, as [`set_mtime`] makes that of what another member pushed here.
+    pushed: bool,
     /// `S_IFMT` part of the mode.
     kind: u32,
 }
@@ -92,11 +96,22 @@ impl Meta {
     pub fn is_link(&self) -> bool {
         self.kind == libc::S_IFLNK
     }
+
+    /// The time of a change that is made to it at `now`: not before the change that is there, whatever the clock says,
+    /// and after it if another member made it, since members go by the times.
+    pub fn time_of_change(&self, now: i64) -> i64 {
+        now.max(self.mtime.saturating_add(self.pushed.into()))
+    }
 }
 
 impl From<&libc::stat> for Meta {
     fn from(st: &libc::stat) -> Meta {
-        Meta { size: st.st_size.max(0) as u64, mtime: st.st_mtime, kind: st.st_mode & libc::S_IFMT }
+        Meta {
+            size: st.st_size.max(0) as u64,
+            mtime: st.st_mtime,
+            pushed: st.st_mtime_nsec == 0,
+            kind: st.st_mode & libc::S_IFMT,
+        }
     }
 }
 
@@ -366,12 +381,23 @@ pub fn rename_at(dir: BorrowedFd<'_>, from: &RelPath, to: &RelPath) -> io::Resul
     check(unsafe { libc::renameat(fd, from.c().as_ptr(), fd, to.c().as_ptr()) }).map(drop)
 }
 
-/// Sets the modification time of an open file, unix seconds.
+/// Sets the modification time of an open file, unix seconds, so that it [tells](Meta::time_of_change) whether the change that
+/// was made then came from a client of this storage or from another member.
 ///
 /// # Errors
 /// What the system reported.
-pub fn set_mtime(file: &File, secs: u32) -> io::Result<()> {
-    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(secs.into()))
+pub fn set_mtime(file: &File, secs: u32, origin: Origin) -> io::Result<()> {
+    let nanos = u32::from(origin == Origin::Client);
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(secs.into(), nanos))
+}
+
+/// Gives an open file the time it had before a change that did not come about.
+///
+/// # Errors
+/// What the system reported.
+pub fn restore_mtime(file: &File, before: &Meta) -> io::Result<()> {
+    let origin = if before.pushed { Origin::Replica } else { Origin::Client };
+    set_mtime(file, u32::try_from(before.mtime).unwrap_or(0), origin)
 }
 
 /// Removes a name from a directory held open.
@@ -424,6 +450,20 @@ mod tests {
         assert_eq!(rel("00/00/x").with_suffix(b"-m").unwrap().as_bytes(), b"00/00/x-m");
         assert!(RelPath::new(&[b'a'; MAX]).unwrap().with_suffix(b"-m").is_none());
         assert_eq!(rel("00/01/x").split(), (&b"00/01"[..], &b"x"[..]));
+    }
+
+    #[test]
+    fn changes_never_go_back_in_time() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        let file = dir.create_new(&rel("a")).unwrap();
+        for (origin, next) in [(Origin::Client, 1000), (Origin::Replica, 1001)] {
+            set_mtime(&file, 1000, origin).unwrap();
+            let meta = meta_of(&file).unwrap();
+            assert_eq!(meta.mtime, 1000);
+            let times = [900, 1000, 1001, 1002].map(|now| meta.time_of_change(now));
+            assert_eq!(times, [next, next, 1001, 1002], "{origin:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! tells of: the other members would never get it, nor hear that it is gone. So the name of what is being changed is in
 //! a file from before the change until after its record; the page cache keeps it when the process dies. What is found
 //! there at the next start was never acknowledged: a new file without a record is removed, and of another it is recorded
-//! what it is now.
+//! what it is now. A file that has part of what another member pushed gets its time back, since what it has counts for
+//! less than what is pushed then.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,8 +18,9 @@ use tracing::warn;
 
 /// Changes at one time that are noted; what more there is goes without.
 const SLOTS: usize = 1024;
-/// Bytes of a slot: a kind, a length, and the name.
-const SLOT: usize = 2 + RemoteName::MAX_LEN;
+/// Bytes of a slot: a kind, a length, the name, and a time (unix seconds, big-endian).
+const SLOT: usize = TIME + 4;
+const TIME: usize = 2 + RemoteName::MAX_LEN;
 
 /// What is being done to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,11 @@ pub enum Kind {
     Create,
     /// It is changed, renamed or removed.
     Change,
+    /// A part of it is written that another member pushes, which does so again if the process dies.
+    Push {
+        /// Its time before, unix seconds.
+        mtime: u32,
+    },
 }
 
 /// The file of the names.
@@ -84,7 +91,14 @@ impl Pending {
         if let Some(slot) = slot {
             let name = name.as_bytes();
             let mut bytes = [0; SLOT];
-            bytes[0] = if kind == Kind::Create { b'C' } else { b'U' };
+            bytes[0] = match kind {
+                Kind::Create => b'C',
+                Kind::Change => b'U',
+                Kind::Push { mtime } => {
+                    bytes[TIME..].copy_from_slice(&mtime.to_be_bytes());
+                    b'P'
+                }
+            };
             bytes[1] = name.len() as u8;
             bytes[2..2 + name.len()].copy_from_slice(name);
             self.write(slot, &bytes);
@@ -97,6 +111,13 @@ impl Pending {
         if let Err(e) = self.file.write_all_at(bytes, (slot * SLOT) as u64) {
             warn!("cannot note what is being changed: {e}");
         }
+    }
+}
+
+impl Noted<'_> {
+    /// The change is made and its record is not: that stays noted for the next start.
+    pub fn stay(mut self) {
+        self.slot = None;
     }
 }
 
@@ -113,6 +134,7 @@ fn parse(slot: &[u8]) -> Option<(Kind, RemoteName)> {
     let kind = match slot[0] {
         b'C' => Kind::Create,
         b'U' => Kind::Change,
+        b'P' => Kind::Push { mtime: u32::from_be_bytes(slot.get(TIME..)?.try_into().ok()?) },
         _ => return None,
     };
     let name = slot.get(2..2 + usize::from(slot[1]))?;
@@ -135,12 +157,16 @@ mod tests {
         let made = pending.note(Kind::Create, &name(1));
         drop(pending.note(Kind::Change, &name(2)));
         let changed = pending.note(Kind::Change, &name(3));
+        let pushed = pending.note(Kind::Push { mtime: 1_800_000_000 }, &name(4));
         let (again, left) = Pending::open(tmp.path()).unwrap();
-        assert_eq!(left, [(Kind::Create, name(1)), (Kind::Change, name(3))]);
-        assert_eq!(Pending::open(tmp.path()).unwrap().1.len(), 2, "until it is settled");
+        assert_eq!(
+            left,
+            [(Kind::Create, name(1)), (Kind::Change, name(3)), (Kind::Push { mtime: 1_800_000_000 }, name(4))]
+        );
+        assert_eq!(Pending::open(tmp.path()).unwrap().1.len(), 3, "until it is settled");
         again.settled().unwrap();
         assert!(Pending::open(tmp.path()).unwrap().1.is_empty());
-        drop((made, changed));
+        drop((made, changed, pushed));
     }
 
     #[test]

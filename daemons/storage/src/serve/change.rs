@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use fdfs_protocol::binlog::Change;
+use fdfs_protocol::binlog::{Change, Origin};
 use fdfs_protocol::header::Header;
 use fdfs_protocol::storage::{AppendHead, ModifyHead, Truncate};
 use fdfs_protocol::{RemoteName, Status};
@@ -17,7 +17,8 @@ use tracing::error;
 
 use super::info::is_appender;
 use super::upload::WHOLE;
-use super::{Done, Note, Place, Refusal, Service, fixed, noted};
+use super::{Done, Note, Place, Refusal, Service, fixed, noted, seconds};
+use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::disk::pending::Kind;
@@ -72,6 +73,7 @@ impl Service {
         let before = held.sum(old.size).filter(|_| at == old.size);
         let mut hasher = before.as_ref().map_or_else(crc32fast::Hasher::new, |sum| sum.hasher.clone());
         if at < old.size {
+            self.can_record()?;
             held.set_sum(None);
         }
         let noted = self.pending.note(Kind::Change, write.name);
@@ -79,20 +81,22 @@ impl Service {
             true => self.receive_at_once(conn, &file, at, write.size, &mut hasher).await,
             false => self.receive_into(conn, &file, at, write.size, &mut hasher).await,
         };
-        if let Err(refusal) = received {
-            shorten(&place, &file, &mut held, old.size);
-            return Err(refusal);
-        }
-        let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
         let change = match write.offset {
             Some(offset) => Change::Modify { offset, len: write.size },
             None => Change::Append { offset: at, len: write.size },
         };
-        let recorded = match self.record(meta.mtime, change, write.name) {
+        let recorded = received.and_then(|()| Ok(self.record(stamp(&place, &file, &old)?, change, write.name)?));
+        let recorded = match recorded {
             Ok(recorded) => recorded,
-            Err(status) => {
-                shorten(&place, &file, &mut held, old.size);
-                return Err(status.into());
+            Err(refusal) => {
+                shorten(&place, &file, &mut held, &old);
+                if at < old.size {
+                    // What was there before may be gone.
+                    let change = Change::Modify { offset: at, len: write.size.min(old.size - at) };
+                    let time = stamp(&place, &file, &old)?;
+                    drop(self.record_noted(time, change, write.name, noted));
+                }
+                return Err(refusal);
             }
         };
         if at == old.size {
@@ -101,7 +105,7 @@ impl Service {
         place.path.took((at + write.size).saturating_sub(old.size));
         if let Err(status) = self.keep(recorded, place.index, Some(file), None).await {
             if at == old.size {
-                self.take_back(&place, write.name, &mut held, old.size);
+                self.take_back(&place, write.name, &mut held, &old);
             }
             return Err(status.into());
         }
@@ -149,10 +153,8 @@ impl Service {
             held.set_sum(None);
             let noted = self.pending.note(Kind::Change, &request.name);
             place.try_on("truncate", |_| file.set_len(request.size))?;
-            let meta = place.try_on("look at", |_| dir::meta_of(&file))?;
             let change = Change::Truncate { old: old.size, new: request.size };
-            let recorded = self.record_done(meta.mtime, change, &request.name)?;
-            drop(noted);
+            let recorded = self.record_noted(stamp(&place, &file, &old)?, change, &request.name, noted)?;
             self.keep(recorded, place.index, Some(file), None).await?;
         }
         drop(held);
@@ -160,14 +162,15 @@ impl Service {
     }
 
     /// Takes back a write at the end that was recorded and could not be kept, so that its error means it did not happen.
-    fn take_back(&self, place: &Place<'_>, name: &RemoteName, held: &mut Held<'_>, size: u64) {
+    fn take_back(&self, place: &Place<'_>, name: &RemoteName, held: &mut Held<'_>, before: &Meta) {
         let Ok((file, meta)) = self.open_appender(place, name) else { return };
-        shorten(place, &file, held, size);
+        shorten(place, &file, held, before);
         held.set_sum(None);
-        if let Ok(after) = dir::meta_of(&file)
-            && after.size == size
+        let change = Change::Truncate { old: meta.size, new: before.size };
+        if dir::meta_of(&file).is_ok_and(|after| after.size == before.size)
+            && let Ok(time) = stamp(place, &file, &meta)
         {
-            self.record_undone(after.mtime, Change::Truncate { old: meta.size, new: size }, name);
+            self.record_undone(time, change, name);
         }
     }
 
@@ -188,9 +191,24 @@ impl Service {
     }
 }
 
-/// Takes back what a failed write added to the end.
-pub(super) fn shorten(place: &Place<'_>, file: &File, held: &mut Held<'_>, size: u64) {
-    let cut = || -> io::Result<()> { if dir::meta_of(file)?.size > size { file.set_len(size) } else { Ok(()) } };
+/// The time of a change that was just made to a file, which its time is from now on.
+fn stamp(place: &Place<'_>, file: &File, before: &Meta) -> Result<i64, Status> {
+    let time = before.time_of_change(clock::now());
+    // As a rule the kernel has just given it this one.
+    if place.try_on("look at", |_| dir::meta_of(file))?.mtime != time {
+        place.try_on("set the time of", |_| dir::set_mtime(file, seconds(time), Origin::Client))?;
+    }
+    Ok(time)
+}
+
+/// Takes back what a failed write added to the end, and the time it gave the file: nobody was told of a change.
+pub(super) fn shorten(place: &Place<'_>, file: &File, held: &mut Held<'_>, before: &Meta) {
+    let cut = || -> io::Result<()> {
+        if dir::meta_of(file)?.size > before.size {
+            file.set_len(before.size)?;
+        }
+        dir::restore_mtime(file, before)
+    };
     if let Err(e) = cut() {
         held.set_sum(None);
         error!("cannot take back a failed write to {}: {e}", place.dir().full(&place.rel).display());

@@ -13,6 +13,7 @@ use super::{Done, Note, Place, Recorded, Refusal, Service, noted, seconds};
 use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
+use crate::disk::dir::Meta;
 use crate::disk::pending::Kind;
 use crate::net::Conn;
 
@@ -50,15 +51,15 @@ impl Service {
             return Err(Status::EINVAL.into());
         }
         self.can_record()?;
+        let time = removal_of(&name, &meta);
         // Known before it is gone, so that nobody brings it back in between.
-        self.deleted.add(&name, seconds(clock::now()));
+        self.deleted.add(&name, seconds(time));
         let noted = self.pending.note(Kind::Change, &name);
         if let Err(refusal) = self.unlink(&place, meta.size).await {
             self.deleted.forget(&name);
             return Err(refusal);
         }
-        let recorded = self.record_done(clock::now(), Change::Delete, &name)?;
-        drop(noted);
+        let recorded = self.record_noted(time, Change::Delete, &name, noted)?;
         let metadata = self.delete_metadata(&name)?;
         self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;
         metadata.kept().await?;
@@ -79,11 +80,15 @@ impl Service {
         let Some(metadata) = name.metadata() else { return Ok(Recorded::default()) };
         // A name that cannot be recorded has never been given to metadata.
         let Ok(place) = self.place(&metadata) else { return Ok(Recorded::default()) };
-        let _noted = self.pending.note(Kind::Change, &metadata);
-        match place.dir().unlink(&place.rel) {
-            Ok(()) => {
-                self.deleted.add(&metadata, seconds(clock::now()));
-                self.record_done(clock::now(), Change::Delete, &metadata)
+        let removed = place.dir().meta(&place.rel, false).and_then(|meta| {
+            let noted = self.pending.note(Kind::Change, &metadata);
+            place.dir().unlink(&place.rel)?;
+            Ok((removal_of(&metadata, &meta), noted))
+        });
+        match removed {
+            Ok((time, noted)) => {
+                self.deleted.add(&metadata, seconds(time));
+                self.record_noted(time, Change::Delete, &metadata, noted)
             }
             Err(e) => {
                 if e.kind() != io::ErrorKind::NotFound {
@@ -98,4 +103,11 @@ impl Service {
     pub(super) async fn file_request(&self, conn: &mut Conn<'_>) -> Result<FileRequest, Refusal> {
         self.message(conn, FileRequest::decode).await
     }
+}
+
+/// The time of the removal of a file that is there. Where the name can be given again, it is after the file was made,
+/// whatever the clock says.
+pub(super) fn removal_of(name: &RemoteName, meta: &Meta) -> i64 {
+    let now = clock::now();
+    if name.is_given_once() { now } else { now.max(meta.mtime.saturating_add(1)) }
 }

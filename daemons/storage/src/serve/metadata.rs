@@ -2,14 +2,16 @@
 
 use std::io::{self, Read};
 
-use fdfs_protocol::binlog::Change;
+use fdfs_protocol::binlog::{Change, Origin};
 use fdfs_protocol::header::{self, Header};
 use fdfs_protocol::metadata::Metadata;
 use fdfs_protocol::storage::{MetadataMode, SetMetadata};
 use fdfs_protocol::{RemoteName, Status};
 
-use super::{Done, Note, Place, Service, noted};
+use super::delete::removal_of;
+use super::{Done, Note, Place, Service, noted, seconds};
 use crate::clock;
+use crate::disk::dir;
 use crate::disk::pending::Kind;
 use crate::net::Conn;
 use crate::net::scratch::SIZE;
@@ -48,25 +50,31 @@ impl Service {
     async fn store_metadata(&self, place: &Place<'_>, name: &RemoteName, metadata: &Metadata) -> Result<(), Status> {
         let known = place.dir().meta(&place.rel, false).ok();
         let now = clock::now();
+        // Members go by the times: a change that is made after another comes after it, whatever the clock here says.
+        let time = match &known {
+            Some(meta) if metadata.is_empty() => removal_of(name, meta),
+            Some(meta) => meta.time_of_change(now),
+            None => self.deleted.time_of_creation(name, now),
+        };
+        self.can_record()?;
         let noted = self.pending.note(Kind::Change, name);
-        let (time, change, file) = if metadata.is_empty() {
-            self.can_record()?;
+        let (change, file) = if metadata.is_empty() {
             match place.try_on("remove", |p| p.dir().unlink(&p.rel)) {
                 // Another member may have some that has not come here yet.
                 Ok(()) | Err(Status::ENOENT) => {}
                 Err(status) => return Err(status),
             }
-            // What is removed is older, whatever the clock here says.
-            let time = known.map_or(now, |meta| now.max(meta.mtime));
-            self.deleted.add(name, super::seconds(time));
-            (time, Change::Delete, None)
+            self.deleted.add(name, seconds(time));
+            (Change::Delete, None)
         } else {
             let file = place.try_on("write", |p| p.dir().replace(&p.rel, &metadata.pack()))?;
+            if time != now {
+                place.try_on("set the time of", |_| dir::set_mtime(&file, seconds(time), Origin::Client))?;
+            }
             self.deleted.forget(name);
-            (now, if known.is_some() { Change::Update } else { Change::Create }, Some(file))
+            (if known.is_some() { Change::Update } else { Change::Create }, Some(file))
         };
-        let recorded = self.record(time, change, name)?;
-        drop(noted);
+        let recorded = self.record_noted(time, change, name, noted)?;
         self.keep(recorded, place.index, file, self.dir_to_settle(place)?).await
     }
 

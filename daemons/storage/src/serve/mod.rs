@@ -49,7 +49,7 @@ use crate::deleted::Deleted;
 use crate::disk::binlog::Binlog;
 use crate::disk::dir::RelPath;
 use crate::disk::durable::{Syncer, Touched};
-use crate::disk::pending::Pending;
+use crate::disk::pending::{Noted, Pending};
 use crate::disk::rotation::Rotation;
 use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
@@ -257,6 +257,16 @@ impl Service {
         let line = Line::new(&client_record(now, change, name)?)?;
         let expect = |end| Recorded(self.acks.as_ref().map(|acks| acks.expect(end)));
         logged(self.binlog.append_announced(line.as_bytes(), done, expect))
+    }
+
+    /// [`record_done`](Service::record_done) of a change that was noted. It stays so, for the next start, if it cannot be
+    /// recorded now.
+    fn record_noted(&self, now: i64, change: Change, name: &RemoteName, noted: Noted<'_>) -> Result<Recorded, Status> {
+        let recorded = self.record_done(now, change, name);
+        if recorded.is_err() {
+            noted.stay();
+        }
+        recorded
     }
 
     /// Writes the record of a change that takes back one that could not be kept. Nobody waits for that.

@@ -32,6 +32,7 @@ use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
+use crate::disk::pending;
 use crate::names::{Held, Sum};
 use crate::net::Conn;
 
@@ -154,7 +155,7 @@ impl Service {
         }
         let mut incoming = self.begin_push(&place)?;
         let hasher = self.receive_push(conn, incoming.file(), &head).await?;
-        place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp))?;
+        place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp, Origin::Replica))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
         if late(&place) {
@@ -302,6 +303,8 @@ impl Service {
             conn.drain().await?;
             return Err(Status::ENOENT.into());
         }
+        let _noted =
+            self.pending.note(pending::Kind::Push { mtime: u32::try_from(old.mtime).unwrap_or(0) }, &head.name);
         // As for clients: the sum goes on over what is added at the end.
         let before = held.sum(old.size).filter(|_| head.offset == old.size);
         let mut hasher = before.as_ref().map_or_else(Hasher::new, |sum| sum.hasher.clone());
@@ -314,7 +317,7 @@ impl Service {
         };
         let recorded = received.and_then(|()| Ok(self.record_push(&line, false)?));
         if let Err(refusal) = recorded {
-            shorten(&place, &file, &mut held, old.size);
+            shorten(&place, &file, &mut held, &old);
             return Err(refusal);
         }
         date(&place, &file, &old, head.timestamp)?;
@@ -467,7 +470,7 @@ impl Service {
 /// A change that came later than it was made gets the time it was made, by which [`is_overtaken`] decides.
 fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
     let time = timestamp.max(u32::try_from(before.mtime).unwrap_or(0));
-    place.try_on("set the time of", |_| dir::set_mtime(file, time))
+    place.try_on("set the time of", |_| dir::set_mtime(file, time, Origin::Replica))
 }
 
 /// Whether the file here has changed after what is pushed was: what can be made anew under its name (metadata, slaves), and

@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::io;
 
-use fdfs_protocol::binlog::Change;
+use fdfs_protocol::binlog::{Change, Origin};
 use fdfs_protocol::storage::UploadSlaveHead;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
-use super::{Done, Note, Place, Refusal, Service, noted, warn_removed};
+use super::{Done, Note, Place, Refusal, Service, noted, seconds, warn_removed};
 use crate::clock;
 use crate::counters::Count;
-use crate::disk::dir::RelPath;
+use crate::disk::dir::{self, RelPath};
 use crate::disk::incoming::Incoming;
 use crate::disk::pending::{Kind, Noted};
 use crate::names::Sum;
@@ -41,7 +41,6 @@ impl Service {
         }
         self.counters.tried(Count::UploadBytes, head.size);
         let (file, sum, noted) = self.receive_slave(conn, &place, &name, head.size).await?;
-        self.deleted.forget(&name);
         self.publish_slave(&place, &name, file, noted).await?;
         place.path.took(head.size);
         // Not only of appenders: QUERY_FILE_INFO computes the checksum of slaves as well. But those are rarely asked.
@@ -87,20 +86,27 @@ impl Service {
         file: File,
         _noted: Noted<'_>,
     ) -> Result<(), Refusal> {
-        let recorded = match self.record(clock::now(), Change::Create, name) {
+        let now = clock::now();
+        let time = self.deleted.time_of_creation(name, now);
+        let dated = match time == now {
+            true => Ok(()),
+            false => place.try_on("set the time of", |_| dir::set_mtime(&file, seconds(time), Origin::Client)),
+        };
+        let recorded = match dated.and_then(|()| self.record(time, Change::Create, name)) {
             Ok(recorded) => recorded,
             Err(status) => {
                 remove(place);
                 return Err(status.into());
             }
         };
+        self.deleted.forget(name);
         let kept = match self.dir_to_settle(place) {
             Ok(dir) => self.keep(recorded, place.index, Some(file), dir).await,
             Err(status) => Err(status),
         };
         if let Err(status) = kept {
             remove(place);
-            self.record_undone(clock::now(), Change::Delete, name);
+            self.record_undone(time.saturating_add(1), Change::Delete, name);
             return Err(status.into());
         }
         Ok(())

@@ -175,6 +175,14 @@ impl Client {
         self.raw(cmd.code(), 0, &body)
     }
 
+    /// Sends a request without its content, of which `len` bytes are to follow.
+    pub fn begin(&mut self, cmd: Command, head: &impl Encode, len: u64) {
+        let mut body = Vec::new();
+        head.encode(&mut body);
+        let header = Header { body_len: body.len() as u64 + len, cmd: cmd.code(), status: 0 };
+        self.send(&[&header.encode()[..], &body].concat());
+    }
+
     /// Whether the server has closed, or does so soon.
     pub fn is_closed(&mut self) -> bool {
         !matches!(self.stream.read(&mut [0; 1]), Ok(1))

@@ -7,6 +7,9 @@ mod group;
 mod loss;
 mod promise;
 
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
 use common::{Client, noise};
 use fdfs_protocol::file_id::{NameBlock, SizeField};
 use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
@@ -347,6 +350,28 @@ fn a_member_that_is_put_back_to_waiting_serves_again() {
     }
     group.client(0).upload(b"after", "txt");
     assert_eq!(group.converge("after").len(), 2);
+}
+
+#[test]
+fn a_push_that_died_half_way_is_made_good() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let appender = group.client(0).upload_appender(b"0123", "log");
+    group.converge("before");
+    group.stop(1);
+    assert_eq!(group.client(0).append(&appender, b"4567").status, 0);
+    let data = group.members[1].config.base_path.join("data");
+    let file = data.join(appender.true_name());
+    let before = std::fs::metadata(&file).unwrap().mtime();
+    // As a kill leaves it: part of the push, at a later time than it has.
+    std::fs::write(&file, b"012345").unwrap();
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(60);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(ahead).unwrap();
+    let (pending, _) = Pending::open(&data).unwrap();
+    std::mem::forget(pending.note(pending::Kind::Push { mtime: before as u32 }, &appender));
+    group.start(1);
+    group.converge("after");
+    assert_eq!(group.client(1).content(&appender), b"01234567");
 }
 
 #[test]
