@@ -81,6 +81,11 @@ impl Aside {
         self.names.is_empty()
     }
 
+    /// The names, each with the time of its change.
+    pub fn names(&self) -> impl Iterator<Item = (RemoteName, u32)> {
+        self.names.iter().map(|(name, entry)| (*name, entry.timestamp))
+    }
+
     /// Whether this name is set aside.
     pub fn contains(&self, name: &RemoteName) -> bool {
         self.names.contains_key(name)

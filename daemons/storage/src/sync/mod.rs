@@ -45,6 +45,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::error;
 
+use self::mark::Trails;
 use self::peer::Peer;
 use self::rules::{Step, step};
 use crate::report::session::Cluster;
@@ -86,6 +87,7 @@ impl Drop for Replication {
 /// Keeps a loop for every other member of the group; never returns.
 pub async fn attend(cluster: Arc<Cluster>) {
     let mut members = cluster.members.subscribe();
+    let trails = Arc::new(Trails::default());
     let mut running: HashSet<StorageId> = HashSet::new();
     let mut loops: JoinSet<StorageId> = JoinSet::new();
     loop {
@@ -96,7 +98,7 @@ pub async fn attend(cluster: Arc<Cluster>) {
         };
         for id in present {
             if running.insert(id) {
-                let peer = Peer::new(cluster.clone(), id);
+                let peer = Peer::new(cluster.clone(), id, trails.clone());
                 loops.spawn(async move {
                     peer.run().await;
                     id

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdfs_protocol::datafile::SyncMark;
+use fdfs_protocol::peer::SyncNotify;
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::{Status, StorageId};
 use fdfs_server::LinkError;
@@ -16,10 +17,9 @@ use tracing::{debug, info, warn};
 use super::aside::Aside;
 use super::lane::Lane;
 use super::lost::in_question;
-use super::mark::{Mark, PeerFiles};
+use super::mark::{Mark, PeerFiles, Trails};
 use super::pump::{Poison, Pump};
-use super::reader::{Line, Reader};
-use super::rules::{Step, is_old_data, step};
+use super::rules::{Step, step};
 use super::window::Progress;
 use crate::blocking;
 use crate::clock;
@@ -34,9 +34,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The clock is looked at this often outside the hours for pushing: somebody may set it.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
-/// A storage that is not the source of a new member begins this many seconds before the member asked for its source:
-/// clocks differ, and what comes twice is no harm.
+/// What a new member's source had of this storage is looked up for this many seconds before the member asked for its
+/// source: clocks differ, and what comes twice is no harm.
 const CLOCKS_DIFFER: i64 = 600;
+
+/// The beginning of the binlog.
+const BEGINNING: Place = Place { file: 0, offset: 0 };
 
 /// Why pushing to a peer has stopped.
 #[derive(Debug, thiserror::Error)]
@@ -69,17 +72,18 @@ pub enum Trouble {
 pub struct Peer {
     cluster: Arc<Cluster>,
     id: StorageId,
+    trails: Arc<Trails>,
     poison: Poison,
     /// The peer was connected to since the last trouble.
     reached: bool,
-    /// The peer has begun anew, and that was noted.
+    /// The peer begins anew, and what follows from that was noted.
     anew: bool,
 }
 
 impl Peer {
     /// The loop of the member with this id.
-    pub fn new(cluster: Arc<Cluster>, id: StorageId) -> Peer {
-        Peer { cluster, id, poison: Poison::default(), reached: false, anew: false }
+    pub fn new(cluster: Arc<Cluster>, id: StorageId, trails: Arc<Trails>) -> Peer {
+        Peer { cluster, id, trails, poison: Poison::default(), reached: false, anew: false }
     }
 
     /// Pushes until the peer leaves the group.
@@ -131,20 +135,30 @@ impl Peer {
     }
 
     fn files(&self, member: &Member) -> PeerFiles {
+        self.files_of(&self.id, member)
+    }
+
+    fn files_of(&self, id: &StorageId, member: &Member) -> PeerFiles {
         let use_ids = self.cluster.identity.parameters.use_storage_id;
-        PeerFiles::new(self.cluster.service.binlog.dir(), &self.id, &member.ip, self.cluster.port, use_ids)
+        PeerFiles::new(self.cluster.service.binlog.dir(), id, &member.ip, self.cluster.port, use_ids)
     }
 
     /// Pushes until the peer's status forbids it, or something is wrong.
     async fn push(&mut self, members: &mut watch::Receiver<Members>, member: Member) -> Result<(), Trouble> {
         let files = self.files(&member);
-        let aside = {
+        let mut aside = {
             let path = files.aside();
             blocking::run(move || Aside::open(path, Instant::now())).await?
         };
-        let mut mark = self.mark(&files, member.status).await?;
-        // A storage that is not its source has nothing for a new member before that serves.
-        let Some(member) = self.wait(members, mark.state.need_sync_old).await else { return Ok(()) };
+        let mut mark = self.mark(&files, member.status, &mut aside).await?;
+        // Kept before it is used: where to begin is found out while the member is new, and holds when it serves.
+        mark.save_later().await?;
+        // A storage that is not its source has nothing for a new member before that serves. Who its source is may change
+        // with everything that is told of it.
+        if step(Some(member.status), mark.state.need_sync_old) != Step::Push {
+            let _ = members.changed().await;
+            return Ok(());
+        }
         if let Some(hours) = self.cluster.config.sync_hours
             && let now = clock::local(clock::now()).second_of_day()
             && hours.left(now).is_none()
@@ -170,71 +184,87 @@ impl Peer {
             }
             _ => {}
         }
-        mark.save_later().await?;
         debug!("replication to {}: going on from {:?}", self.id, mark.progress());
         Pump::new(self.cluster.clone(), self.id, addr, mark, aside, lane).run(members, &mut self.poison).await
     }
 
-    /// Where to begin.
-    async fn mark(&mut self, files: &PeerFiles, status: StorageStatus) -> Result<Mark, Trouble> {
-        let known = Mark::load(files.mark()).map_err(|e| Trouble::Mark(format!("{e:#}")))?;
+    /// Where to go on, or to begin.
+    async fn mark(&mut self, files: &PeerFiles, status: StorageStatus, aside: &mut Aside) -> Result<Mark, Trouble> {
+        let known = {
+            let (path, trails) = (files.mark(), self.trails.clone());
+            blocking::run(move || Ok(Mark::load(path, trails))).await?
+        };
+        let known = known.map_err(|e| Trouble::Mark(format!("{e:#}")))?;
+        // Asked whatever the status is: the peer may have left, or lost its disks, and come back while this storage was
+        // away, or could not hear the trackers. FastDFS's trackers, too, answer it for members that serve.
+        let source = self.cluster.sync_source(&self.id).await?.0;
+        let is_source = source.is_some_and(|s| s.source == self.cluster.identity.id);
+        let waits = matches!(status, StorageStatus::Init | StorageStatus::WaitSync);
+        let until = known.as_ref().map(|m| m.state.until_timestamp);
+        // No source is no evidence: trackers forget one that is gone.
+        let begins_anew = until.is_some_and(|until| source.is_some_and(|s| s.until > until));
         if let Some(mut known) = known {
-            let end = self.cluster.service.binlog.place();
-            if known.progress().place > end {
-                warn!(
-                    "replication to {}: the binlog ends before what was pushed (was it removed?); pushing all of it",
-                    self.id
-                );
-                known.advance(Progress { place: Place { file: 0, offset: 0 }, ..known.progress() });
+            let goes_on = match status {
+                _ if begins_anew => false,
+                // One that is put back to waiting for the old files gets all of them.
+                _ if waits => !is_source && source.is_some(),
+                StorageStatus::Syncing => known.state.need_sync_old || !is_source,
+                _ => true,
+            };
+            if goes_on {
+                self.anew |= waits;
+                if known.progress().place > self.cluster.service.binlog.place() {
+                    warn!(
+                        "replication to {}: the binlog ends before what was pushed (was it removed?); pushing all of it",
+                        self.id
+                    );
+                    known.advance(Progress { place: BEGINNING, ..known.progress() });
+                } else {
+                    known.leave_trail();
+                }
+                return Ok(known);
             }
-            match status {
-                StorageStatus::Init | StorageStatus::WaitSync if self.anew => {}
-                StorageStatus::Init | StorageStatus::WaitSync => {
-                    self.note_lost().await?;
-                    self.anew = true;
-                }
-                // It may have begun anew while this storage was away.
-                StorageStatus::Syncing if !known.state.need_sync_old => {
-                    if !self.ask_source().await?.need_sync_old {
-                        return Ok(known);
-                    }
-                }
-                _ => return Ok(known),
+            if !self.anew {
+                info!("{} has begun anew since something was pushed to it", self.id);
+                self.note_lost().await?;
             }
         }
-        let mut mark = Mark::new(files.mark(), self.ask_source().await?);
-        if !is_old_data(&mark.state) && mark.state.until_timestamp > 0 {
-            let from = mark.state.until_timestamp - CLOCKS_DIFFER;
-            let place = self.first_since(from).await?;
-            mark.state.binlog_index = place.file;
-            mark.state.binlog_offset = place.offset;
+        self.anew |= waits || begins_anew;
+        let serves = !waits && status != StorageStatus::Syncing;
+        let state = SyncMark {
+            need_sync_old: is_source && !(serves && begins_anew),
+            // A mark that says less than the one before would be found outdated again.
+            until_timestamp: source.map_or(0, |s| s.until).max(until.unwrap_or(0)),
+            ..SyncMark::default()
+        };
+        let mut mark = Mark::new(files.mark(), state, self.trails.clone());
+        // One that has been given a source unseen is given all of this storage's changes, and no others, from the
+        // beginning: what the source had of them at that time is not known.
+        if let Some(source) = source.filter(|_| !is_source && (waits || until.is_none())) {
+            let place = self.taken_over(&source, aside).await?;
+            mark.advance(Progress { place, ..mark.progress() });
         }
         Ok(mark)
+    }
+
+    /// Before which place in the binlog the changes made here come to a new member from its source: those that the source
+    /// had when it was chosen. What it had not is old data by then, and nobody else's to push.
+    async fn taken_over(&self, source: &SyncNotify, aside: &mut Aside) -> Result<Place, Trouble> {
+        let Some(member) = self.cluster.members.borrow().get(&source.source).copied() else { return Ok(BEGINNING) };
+        let files = self.files_of(&source.source, &member);
+        let now = Instant::now();
+        // These need not be changes made here, nor come after any place.
+        let path = files.aside();
+        for (name, timestamp) in blocking::run(move || Aside::open(path, now)).await?.names() {
+            aside.add(name, timestamp, now)?;
+        }
+        aside.sync().await?;
+        Ok(self.trails.at(&files.mark(), source.until - CLOCKS_DIFFER).unwrap_or(BEGINNING))
     }
 
     /// The peer was a member, and has begun anew or left. What it pushed to some members only is looked for among them.
     async fn note_lost(&self) -> std::io::Result<()> {
         let span = in_question(self.cluster.service.synced.until(&self.id));
         self.cluster.service.lost.note(self.id, span).await
-    }
-
-    async fn ask_source(&self) -> Result<SyncMark, Trouble> {
-        let source = self.cluster.sync_source(&self.id).await?.0;
-        let need_sync_old = source.is_some_and(|s| s.source == self.cluster.identity.id);
-        let until_timestamp = source.map_or(0, |s| s.until);
-        Ok(SyncMark { need_sync_old, until_timestamp, ..SyncMark::default() })
-    }
-
-    /// The place of the first record that is not older.
-    async fn first_since(&self, time: i64) -> Result<Place, Trouble> {
-        let mut reader = Reader::new(self.cluster.service.binlog.clone(), Place { file: 0, offset: 0 });
-        loop {
-            let begin = reader.place();
-            match reader.next().await? {
-                Some((Line::Record(record), _)) if i64::from(record.timestamp) >= time => return Ok(begin),
-                Some(_) => {}
-                None => return Ok(begin),
-            }
-        }
     }
 }

@@ -78,6 +78,16 @@ impl Group {
         self.members[index].storage.take().unwrap().stop();
     }
 
+    /// Has the tracker delete a member that was stopped.
+    pub fn delete(&self, index: usize) {
+        let ip = self.members[index].config.bind[0].to_string();
+        let delete = [format!("{:\0<16}", group().as_str()).as_bytes(), ip.as_bytes()].concat();
+        // Not before it has noticed that the member is away.
+        self.until("the tracker deletes it", |group| {
+            Client::connect(group.tracker.addr()).raw(93, 0, &delete).status == 0
+        });
+    }
+
     pub fn client(&self, index: usize) -> Client {
         Client::connect(SocketAddr::new(self.members[index].config.bind[0], self.port))
     }

@@ -6,6 +6,7 @@ mod common;
 mod group;
 mod loss;
 mod promise;
+mod source;
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -298,12 +299,7 @@ fn a_member_that_was_deleted_may_come_back() {
     group.client(0).upload(b"before", "txt");
     group.converge("before");
     group.stop(1);
-    let ip = group.members[1].config.bind[0].to_string();
-    let delete = [format!("{:\0<16}", common::group().as_str()).as_bytes(), ip.as_bytes()].concat();
-    // Not before it has noticed that the member is away.
-    group.until("the tracker deletes it", |group| {
-        common::Client::connect(group.tracker.addr()).raw(93, 0, &delete).status == 0
-    });
+    group.delete(1);
     let mark = group.aside(0, 1).with_extension("mark");
     group.until("its mark is set aside", |_| !mark.exists());
     group.client(0).upload(b"meanwhile", "txt");
