@@ -61,6 +61,13 @@ impl Members {
         }
     }
 
+    /// Whether a tracker's list says of a member, as the first, that it has another address.
+    pub fn moves(&self, briefs: &[Brief]) -> bool {
+        let is_new =
+            |id| self.get(id).is_some_and(|m| !matches!(m.status, StorageStatus::IpChanged | StorageStatus::None));
+        briefs.iter().any(|b| b.status == StorageStatus::IpChanged && is_new(&b.id))
+    }
+
     /// How far the changes of each source were applied, as `until` knows it; `None` while nobody is known.
     pub fn sync_report(&self, until: impl Fn(&StorageId) -> u32) -> Option<SyncReport> {
         let entries: Vec<_> = self.list.keys().map(|id| SyncedTo { source: *id, timestamp: until(id) }).collect();
@@ -215,6 +222,16 @@ mod tests {
         m.merge(&[brief(1, S::Active), brief(2, S::Active)], &id(1), false);
         let entries = m.sync_report(|other| if *other == id(2) { 100 } else { 0 }).unwrap().0;
         assert_eq!(entries.iter().map(|e| e.timestamp).collect::<Vec<_>>(), [0, 100]);
+    }
+
+    #[test]
+    fn a_move_is_one_once() {
+        let mut m = Members::default();
+        assert!(!m.moves(&[brief(2, S::IpChanged)]), "never heard of");
+        m.merge(&[brief(2, S::Offline)], &id(1), false);
+        assert!(m.moves(&[brief(3, S::Active), brief(2, S::IpChanged)]) && !m.moves(&[brief(2, S::Deleted)]));
+        m.merge(&[brief(2, S::IpChanged)], &id(1), false);
+        assert!(!m.moves(&[brief(2, S::IpChanged)]));
     }
 
     #[test]

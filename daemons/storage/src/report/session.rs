@@ -24,9 +24,11 @@ use tracing::{debug, info, warn};
 use super::active::Active;
 use super::identity::Identity;
 use super::members::{Members, Merged};
+use crate::blocking;
 use crate::config::StorageConfig;
 use crate::disk::init_flag::InitState;
 use crate::serve::Service;
+use crate::sync::mark::PeerFiles;
 
 /// The version trackers show; the protocol is that of this FastDFS.
 pub const VERSION: &str = "6.16.1";
@@ -262,6 +264,11 @@ impl Cluster {
         if !source.source.is_none() {
             info!("{} will push the files of the group to this storage", source.source);
             self.seat(index, |seat| seat.hear(Some(StorageStatus::WaitSync), asked));
+            // An earlier source may have begun.
+            let me = self.identity.id;
+            let back =
+                |members: &mut Members| members.change_status(&me, StorageStatus::Syncing, StorageStatus::WaitSync);
+            self.members.send_if_modified(back);
         }
         self.save(|flag| {
             flag.sync_old_done = true;
@@ -334,10 +341,11 @@ impl Cluster {
         let asked = Instant::now();
         let changes = link.ask_for(Command::StorageBeat, &Beat(news), MemberChanges::decode).await?;
         reported.stat = Some(stat);
-        self.take_changes(index, link, changes, asked).await?;
+        // Before the list: a member that has another address is a new one there.
         if self.identity.parameters.storage_ip_changed_auto_adjust {
             self.read_changelog(link).await?;
         }
+        self.take_changes(index, link, changes, asked).await?;
         let synced = &self.service.synced;
         let applied = synced.count();
         let report = self.members.borrow().sync_report(|id| synced.until(id));
@@ -377,13 +385,52 @@ impl Cluster {
             warn!("the tracker's changelog has lines that are not understood");
             return Ok(());
         };
-        for line in lines.iter().filter(|l| l.group == self.group && l.status == StorageStatus::Deleted) {
-            if line.id == self.init.get().sync_src_server {
-                info!("{} has left the group", line.id);
-                self.save(|flag| flag.sync_src_server = StorageId::NONE);
+        for line in lines.iter().filter(|l| l.group == self.group) {
+            match line.status {
+                StorageStatus::Deleted => self.source_left(&line.id)?,
+                StorageStatus::IpChanged => self.member_moved(&line.id, &line.new_id).await,
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    /// A member was removed from the group. If it was to push the old files here and has not done so, another is asked for.
+    fn source_left(&self, id: &StorageId) -> Result<(), End> {
+        if id.is_none() || *id != self.init.get().sync_src_server {
+            return Ok(());
+        }
+        let status = self.members.borrow().get(&self.identity.id).map(|m| m.status);
+        let complete = status.is_some_and(|status| status.code() >= StorageStatus::Offline.code());
+        self.save(|flag| {
+            flag.sync_src_server = StorageId::NONE;
+            flag.sync_old_done = complete;
+        });
+        if complete {
+            info!("{id}, which pushed the old files to this storage, has left the group");
+            return Ok(());
+        }
+        warn!("{id} has left the group before it had pushed all old files to this storage; asking for another source");
+        Err(End::Again)
+    }
+
+    /// A member has another address; without storage ids that is another id.
+    async fn member_moved(&self, old: &StorageId, new: &StorageId) {
+        if self.identity.parameters.use_storage_id || new.is_none() {
+            return;
+        }
+        info!("{old} has the address {new} now");
+        self.save(|flag| {
+            if flag.sync_src_server == *old {
+                flag.sync_src_server = *new;
+            }
+        });
+        let dir = self.service.binlog.dir().to_owned();
+        let (old, new, port) = (*old, *new, self.port);
+        let moved = blocking::run(move || PeerFiles::rename(&dir, &old, &new, port)).await;
+        if let Err(e) = moved {
+            warn!("{e}; everything is compared with {new}");
+        }
     }
 
     /// Takes in what a tracker says has changed in the group, when asked at the time `asked`.
@@ -405,6 +452,9 @@ impl Cluster {
             self.seat(index, |seat| seat.hear(None, asked));
             return Ok(());
         };
+        if self.identity.parameters.storage_ip_changed_auto_adjust && self.members.borrow().moves(&list) {
+            self.read_changelog(link).await?;
+        }
         let mut merged = Merged::default();
         let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
         self.members.send_modify(|members| merged = members.merge(&list, &self.identity.id, leads));
@@ -414,6 +464,10 @@ impl Cluster {
         }
         if !merged.differences.is_empty() {
             link.ask(Command::StorageReplicaChg, &ReplicaChange(merged.differences)).await?;
+        }
+        if leads {
+            // Where the changelog is not read.
+            list.iter().filter(|b| b.status == StorageStatus::Deleted).try_for_each(|b| self.source_left(&b.id))?;
         }
         if merged.rejoin { Err(End::Again) } else { Ok(()) }
     }
