@@ -7,6 +7,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{Client, Fixture};
@@ -182,6 +183,39 @@ fn a_restart_does_not_ask_for_a_source_again() {
     assert!(!after.iter().any(|s| s.1 == Command::StorageSyncDestReq));
     let notify = after.iter().find(|s| s.1 == Command::StorageSyncNotify).unwrap();
     assert_eq!(SyncNotify::decode(&notify.2).unwrap(), source);
+}
+
+#[test]
+fn a_source_that_is_deleted_is_replaced_only_if_it_was_not_done() {
+    for complete in [true, false] {
+        let source = SyncNotify { source: StorageId::new("10.0.0.9").unwrap(), until: 1234 };
+        let deleted = Arc::new(AtomicBool::new(false));
+        let told = deleted.clone();
+        let double = Double::start(move |s| match s.1 {
+            Command::StorageSyncDestReq if told.load(Relaxed) => None,
+            Command::StorageSyncDestReq => Some((0, encoded(&source))),
+            Command::StorageJoin if told.load(Relaxed) => {
+                let status = if complete { StorageStatus::Online } else { StorageStatus::Syncing };
+                Some((0, encoded(&JoinReply { status, source: StorageId::NONE })))
+            }
+            // Told every time: once is enough.
+            Command::StorageChangelogReq if told.load(Relaxed) => Some((0, b"1 group1 10.0.0.9 4 \n".to_vec())),
+            _ => None,
+        });
+        let mut f = Fixture::with(with_tracker(&double));
+        double.wait("first beat", |all| all.iter().any(|s| s.1 == Command::StorageBeat).then_some(()));
+        f.storage.take().unwrap().stop();
+        deleted.store(true, Relaxed);
+        let count = double.wait("now", |all| Some(all.len()));
+        f.storage = Some(fdfs_storage::Storage::start(f.config.clone()).unwrap());
+        let after = double.wait("reports", |all| {
+            let reports = all[count..].iter().filter(|s| s.1 == Command::StorageReportDiskUsage).count();
+            (reports >= 1).then(|| all[count..].to_vec())
+        });
+        assert_eq!(after.iter().filter(|s| s.1 == Command::StorageSyncDestReq).count(), usize::from(!complete));
+        let flag = std::fs::read_to_string(f.config.base_path.join("data/.data_init_flag")).unwrap();
+        assert!(flag.contains("sync_old_done=1\nsync_src_server=\n"), "{flag}");
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::active::Active;
 use super::identity::Identity;
 use super::members::{Members, Merged};
+use super::seat::{Seat, Standing};
 use crate::blocking;
 use crate::config::StorageConfig;
 use crate::disk::init_flag::InitState;
@@ -35,39 +36,6 @@ pub const VERSION: &str = "6.16.1";
 
 /// Pause before a connection that broke is made again.
 const RECONNECT: Duration = Duration::from_secs(1);
-
-/// What one tracker thinks of us.
-#[derive(Debug, Default, Clone, Copy)]
-struct Seat {
-    /// It was tried at least once since the start of the process.
-    tried: bool,
-    /// Our status there, as it last said.
-    status: Option<StorageStatus>,
-    /// When it said so first.
-    since: Option<Instant>,
-    /// When the question was asked that it last answered.
-    asked: Option<Instant>,
-    /// It knows our disks: before that it cannot choose us.
-    knows_disks: bool,
-}
-
-impl Seat {
-    /// A question of the time `asked` is answered; `status` if the answer tells it.
-    fn hear(&mut self, status: Option<StorageStatus>, asked: Instant) {
-        if status.is_some() && status != self.status {
-            (self.status, self.since) = (status, Some(Instant::now()));
-        }
-        self.asked = Some(asked);
-    }
-
-    /// What this tracker is to be told that our status is, because the leader says so. Only what the leader says after
-    /// this tracker said something else counts: whoever changes a status tells the leader first.
-    fn overruled_by(&self, leader: &Seat) -> Option<StorageStatus> {
-        let (here, there) = (self.status?, leader.status?);
-        let agree = here == there || (here.is_available() && there.is_available());
-        (!agree && leader.asked > self.since).then_some(there)
-    }
-}
 
 /// What the sessions with all trackers share.
 #[derive(Debug)]
@@ -95,6 +63,7 @@ pub struct Cluster {
     /// True while some tracker uses us.
     pub active: Arc<Active>,
     seats: Mutex<Vec<Seat>>,
+    standing: Mutex<Standing>,
     pub(super) leader: Mutex<Option<usize>>,
     /// Held across the question for a sync source: one tracker answers for all.
     asking_source: tokio::sync::Mutex<()>,
@@ -152,6 +121,7 @@ impl Cluster {
             members: watch::Sender::default(),
             active,
             seats,
+            standing: Mutex::default(),
             leader: Mutex::new(None),
             asking_source: tokio::sync::Mutex::default(),
         }
@@ -163,7 +133,14 @@ impl Cluster {
         let mut complained = false;
         loop {
             let joined = self.join(index, &tracker).await;
-            self.seat(index, |seat| seat.tried = true);
+            self.seat(index, |seat| match &joined {
+                Ok(_) => (seat.tried, seat.failed, seat.no_source) = (true, false, false),
+                Err(End::Refused(LinkError::Status(Status::ENOENT, Command::StorageSyncDestReq))) => {
+                    (seat.tried, seat.no_source) = (true, true);
+                }
+                Err(_) => *seat = Seat { tried: true, failed: true, ..Seat::default() },
+            });
+            self.consider_active();
             let end = match joined {
                 Ok((mut link, status)) => {
                     info!("tracker {tracker}: joined, status there {status}");
@@ -343,7 +320,7 @@ impl Cluster {
         reported.stat = Some(stat);
         // Before the list: a member that has another address is a new one there.
         if self.identity.parameters.storage_ip_changed_auto_adjust {
-            self.read_changelog(link).await?;
+            self.read_changelog(index, link).await?;
         }
         self.take_changes(index, link, changes, asked).await?;
         let synced = &self.service.synced;
@@ -378,7 +355,7 @@ impl Cluster {
         self.take_changes(index, link, changes, asked).await
     }
 
-    async fn read_changelog(&self, link: &mut Link) -> Result<(), End> {
+    async fn read_changelog(&self, index: usize, link: &mut Link) -> Result<(), End> {
         let text = link.ask(Command::StorageChangelogReq, &ChangelogRequest(None)).await?;
         let text = String::from_utf8_lossy(&text);
         let Ok(lines) = ChangelogLine::parse_all(&text) else {
@@ -387,7 +364,7 @@ impl Cluster {
         };
         for line in lines.iter().filter(|l| l.group == self.group) {
             match line.status {
-                StorageStatus::Deleted => self.source_left(&line.id)?,
+                StorageStatus::Deleted => self.source_left(index, &line.id)?,
                 StorageStatus::IpChanged => self.member_moved(&line.id, &line.new_id).await,
                 _ => {}
             }
@@ -396,11 +373,13 @@ impl Cluster {
     }
 
     /// A member was removed from the group. If it was to push the old files here and has not done so, another is asked for.
-    fn source_left(&self, id: &StorageId) -> Result<(), End> {
+    fn source_left(&self, index: usize, id: &StorageId) -> Result<(), End> {
         if id.is_none() || *id != self.init.get().sync_src_server {
             return Ok(());
         }
+        // After a restart no list has come yet.
         let status = self.members.borrow().get(&self.identity.id).map(|m| m.status);
+        let status = status.or_else(|| self.seat(index, |seat| seat.status).flatten());
         let complete = status.is_some_and(|status| status.code() >= StorageStatus::Offline.code());
         self.save(|flag| {
             flag.sync_src_server = StorageId::NONE;
@@ -453,7 +432,7 @@ impl Cluster {
             return Ok(());
         };
         if self.identity.parameters.storage_ip_changed_auto_adjust && self.members.borrow().moves(&list) {
-            self.read_changelog(link).await?;
+            self.read_changelog(index, link).await?;
         }
         let mut merged = Merged::default();
         let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
@@ -467,7 +446,9 @@ impl Cluster {
         }
         if leads {
             // Where the changelog is not read.
-            list.iter().filter(|b| b.status == StorageStatus::Deleted).try_for_each(|b| self.source_left(&b.id))?;
+            list.iter()
+                .filter(|b| b.status == StorageStatus::Deleted)
+                .try_for_each(|b| self.source_left(index, &b.id))?;
         }
         if merged.rejoin { Err(End::Again) } else { Ok(()) }
     }
@@ -487,55 +468,25 @@ impl Cluster {
         Err(End::Again)
     }
 
-    /// After a beat and a disk report a tracker uses us, unless it waits for our old files.
+    /// Something has changed in what trackers think of us. Why none uses us is said once.
     fn consider_active(&self) {
-        use StorageStatus as S;
-        let waits = |status| matches!(status, S::WaitSync | S::Syncing | S::Deleted | S::IpChanged | S::Recovery);
-        let uses = |seat: &Seat| seat.knows_disks && seat.status.is_some_and(|status| !waits(status));
-        self.active.set(self.seats.lock().iter().any(uses));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use StorageStatus as S;
-
-    #[test]
-    fn only_what_the_leader_says_later_overrules_a_tracker() {
-        let begin = Instant::now();
-        let at = |seconds| begin + Duration::from_secs(seconds);
-        let seat = |status, since, asked| Seat {
-            status: Some(status),
-            since: Some(at(since)),
-            asked: Some(at(asked)),
-            ..Seat::default()
+        let flag = self.init.get();
+        let source = flag.sync_src_server;
+        let source = (!source.is_none()).then(|| (source, self.members.borrow().get(&source).map(|m| m.status)));
+        let standing = {
+            let seats = self.seats.lock();
+            self.active.set(seats.iter().any(Seat::is_used));
+            Standing::of(&seats, *self.leader.lock(), source)
         };
-        // A source tells the leader first: what the leader said before is no reason to put the other back.
-        let here = seat(S::Offline, 5, 9);
-        assert_eq!(here.overruled_by(&seat(S::WaitSync, 1, 4)), None);
-        assert_eq!(here.overruled_by(&seat(S::WaitSync, 1, 5)), None);
-        assert_eq!(here.overruled_by(&seat(S::WaitSync, 1, 6)), Some(S::WaitSync));
-        assert_eq!(seat(S::Syncing, 1, 2).overruled_by(&seat(S::Active, 3, 3)), Some(S::Active));
-        assert_eq!(here.overruled_by(&seat(S::Offline, 6, 7)), None);
-        assert_eq!(here.overruled_by(&seat(S::Active, 6, 7)), None, "both say that it has its files");
-        assert_eq!(here.overruled_by(&Seat::default()), None);
-        assert_eq!(Seat::default().overruled_by(&here), None);
-    }
-
-    #[test]
-    fn a_status_is_as_old_as_the_first_answer_that_told_it() {
-        let begin = Instant::now();
-        let mut seat = Seat::default();
-        seat.hear(Some(S::Syncing), begin);
-        let since = seat.since;
-        assert!(since.is_some());
-        let later = begin + Duration::from_secs(1);
-        for again in [None, Some(S::Syncing)] {
-            seat.hear(again, later);
-            assert_eq!((seat.status, seat.since, seat.asked), (Some(S::Syncing), since, Some(later)));
+        let before = std::mem::replace(&mut *self.standing.lock(), standing);
+        if before == standing {
+            return;
         }
-        seat.hear(Some(S::Offline), later);
-        assert!(seat.status == Some(S::Offline) && seat.since >= since);
+        match standing {
+            Standing::Joining => {}
+            Standing::Used => info!("trackers use this storage: it is ACTIVE"),
+            Standing::Waits(..) | Standing::Given(_) => info!("this storage is not ACTIVE: {standing}"),
+            _ => warn!("this storage is not ACTIVE: {standing}"),
+        }
     }
 }
