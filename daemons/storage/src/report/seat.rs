@@ -62,7 +62,7 @@ pub(super) enum Standing {
     Unreached,
     /// No member serves that could give it the old files.
     NoSource,
-    /// It waits for a member to begin giving it the old files; with that member's status, if it is known.
+    /// It waits for a member to give it the old files; with that member's status, if it does not serve.
     Waits(StorageId, Option<StorageStatus>),
     /// A member gives it the old files.
     Given(StorageId),
@@ -81,6 +81,8 @@ impl Standing {
         }
         let told = |seat: &&Seat| seat.status.is_some();
         let leader = leader.and_then(|index| seats.get(index)).filter(told);
+        // That it serves goes without saying.
+        let source = source.map(|(source, status)| (source, status.filter(|status| *status != S::Active)));
         let Some(seat) = leader.or_else(|| seats.iter().find(told)) else {
             let failed = seats.iter().all(|seat| seat.failed);
             return if failed { Standing::Unreached } else { Standing::Joining };
@@ -88,7 +90,7 @@ impl Standing {
         match (seat.status, source) {
             _ if seat.no_source => Standing::NoSource,
             (Some(S::WaitSync), Some((source, status))) => Standing::Waits(source, status),
-            (Some(S::Syncing), Some((source, None | Some(S::Active)))) => Standing::Given(source),
+            (Some(S::Syncing), Some((source, None))) => Standing::Given(source),
             (Some(S::Syncing), Some((source, status))) => Standing::Waits(source, status),
             (Some(S::WaitSync | S::Syncing), None) => Standing::Forgotten,
             (Some(status @ (S::Deleted | S::IpChanged | S::Recovery)), _) => Standing::Status(status),
@@ -106,7 +108,7 @@ impl fmt::Display for Standing {
             Standing::NoSource => {
                 write!(f, "no member of the group serves that could give it the old files; start one that has them")
             }
-            Standing::Waits(source, None | Some(StorageStatus::Active)) => {
+            Standing::Waits(source, None) => {
                 write!(f, "it waits for {source} to begin with the old files")
             }
             Standing::Waits(source, Some(status)) => write!(
@@ -178,7 +180,7 @@ mod tests {
             (vec![seat(S::Syncing), seat(S::Offline)], Some(0), from(None), Standing::Used),
             (vec![Seat { knows_disks: false, ..seat(S::Online) }], None, None, Standing::Joining),
             (vec![Seat { no_source: true, knows_disks: false, ..seat(S::Init) }], None, None, Standing::NoSource),
-            (vec![seat(S::WaitSync)], None, from(Some(S::Active)), Standing::Waits(a, Some(S::Active))),
+            (vec![seat(S::WaitSync)], None, from(Some(S::Active)), Standing::Waits(a, None)),
             (vec![seat(S::Syncing)], None, from(Some(S::Active)), Standing::Given(a)),
             (vec![seat(S::Syncing)], None, from(Some(S::Offline)), Standing::Waits(a, Some(S::Offline))),
             (vec![seat(S::Syncing)], None, None, Standing::Forgotten),
