@@ -29,6 +29,7 @@ use crate::blocking;
 use crate::config::StorageConfig;
 use crate::disk::init_flag::InitState;
 use crate::serve::Service;
+use crate::sync::lost::in_question;
 use crate::sync::mark::PeerFiles;
 
 /// The version trackers show; the protocol is that of this FastDFS.
@@ -364,12 +365,32 @@ impl Cluster {
         };
         for line in lines.iter().filter(|l| l.group == self.group) {
             match line.status {
-                StorageStatus::Deleted => self.source_left(index, &line.id)?,
+                StorageStatus::Deleted => {
+                    self.member_left(&line.id).await;
+                    self.source_left(index, &line.id)?;
+                }
                 StorageStatus::IpChanged => self.member_moved(&line.id, &line.new_id).await,
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// A member was removed from the group while this storage was away: it may have come again, and begins anew then. Of
+    /// one that was known, its loop takes care.
+    async fn member_left(&self, id: &StorageId) {
+        if *id == self.identity.id || self.members.borrow().get(id).is_some() {
+            return;
+        }
+        let use_ids = self.identity.parameters.use_storage_id;
+        let Ok(ip) = (if use_ids { Ok(IpText::default()) } else { IpText::new(id.as_str()) }) else { return };
+        let files = PeerFiles::new(self.service.binlog.dir(), id, &ip, self.port, use_ids);
+        let retired = blocking::run(move || Ok(files.retire())).await;
+        if retired.unwrap_or(false)
+            && let Err(e) = self.service.lost.note(*id, in_question(self.service.synced.until(id))).await
+        {
+            warn!("{e}");
+        }
     }
 
     /// A member was removed from the group. If it was to push the old files here and has not done so, another is asked for.

@@ -85,12 +85,13 @@ impl PeerFiles {
         self.dir.join(format!("{}.aside", self.stem))
     }
 
-    /// Moves the mark away: the peer has left the group. If it comes back it begins anew.
-    pub fn retire(&self) {
+    /// Moves the mark away, and says whether there was one: the peer has left the group. If it comes back it begins anew.
+    pub fn retire(&self) -> bool {
         let clock::Local { date: (y, mo, d), time: (h, mi, s) } = clock::local(clock::now());
         let mark = self.mark();
         let old = self.dir.join(format!("{}.mark.{y:04}{mo:02}{d:02}{h:02}{mi:02}{s:02}", self.stem));
-        match std::fs::rename(&mark, &old) {
+        let retired = std::fs::rename(&mark, &old);
+        match &retired {
             Ok(()) => info!("the position of {} in the binlog is set aside: it has left the group", self.stem),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => warn!("cannot retire {}: {e}", mark.display()),
@@ -99,6 +100,7 @@ impl PeerFiles {
             Err(e) if e.kind() != io::ErrorKind::NotFound => warn!("cannot remove {}: {e}", self.aside().display()),
             _ => {}
         }
+        retired.is_ok()
     }
 }
 
@@ -271,7 +273,7 @@ mod tests {
         let by_id = files(tmp.path(), true);
         assert_eq!(by_id.mark(), tmp.path().join("100002.mark"));
         assert!(by_id.mark().exists() && !by_ip.mark().exists());
-        by_id.retire();
+        assert!(by_id.retire() && !by_id.retire());
         assert!(load(by_id.mark()).unwrap().is_none());
         let left: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.len() == 1 && left[0].to_string_lossy().starts_with("100002.mark.20"), "{left:?}");

@@ -150,6 +150,14 @@ impl Peer {
             let path = files.aside();
             blocking::run(move || Aside::open(path, Instant::now())).await?
         };
+        // What trackers say of a member after it is connected to holds for the process that answers here.
+        let early = match member.status {
+            StorageStatus::Active => match self.connect(&member).await? {
+                None => return Ok(()),
+                lane => lane,
+            },
+            _ => None,
+        };
         let mut mark = self.mark(&files, member.status, &mut aside).await?;
         // Kept before it is used: where to begin is found out while the member is new, and holds when it serves.
         mark.save_later().await?;
@@ -159,19 +167,12 @@ impl Peer {
             let _ = members.changed().await;
             return Ok(());
         }
-        if let Some(hours) = self.cluster.config.sync_hours
-            && let now = clock::local(clock::now()).second_of_day()
-            && hours.left(now).is_none()
-        {
-            sleep(hours.wait(now).min(LOOK_AT_CLOCK)).await;
+        let Some((addr, lane)) = (match early {
+            None => self.connect(&member).await?,
+            lane => lane,
+        }) else {
             return Ok(());
-        }
-        let ip: IpAddr = member.ip.addr().ok_or(Trouble::NoAddress)?;
-        let addr = SocketAddr::new(ip, member.port);
-        let connected = Lane::connect(self.cluster.service.clone(), addr, self.cluster.dial).await;
-        let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
-        lane.identify(self.cluster.identity.id).await.map_err(|_| Trouble::Broken(addr))?;
-        self.reached = true;
+        };
         self.anew &= member.status != StorageStatus::Active;
         match member.status {
             StorageStatus::WaitSync => {
@@ -186,6 +187,24 @@ impl Peer {
         }
         debug!("replication to {}: going on from {:?}", self.id, mark.progress());
         Pump::new(self.cluster.clone(), self.id, addr, mark, aside, lane).run(members, &mut self.poison).await
+    }
+
+    /// Connects to the peer; `None` outside the hours for pushing, after a while.
+    async fn connect(&mut self, member: &Member) -> Result<Option<(SocketAddr, Lane)>, Trouble> {
+        if let Some(hours) = self.cluster.config.sync_hours
+            && let now = clock::local(clock::now()).second_of_day()
+            && hours.left(now).is_none()
+        {
+            sleep(hours.wait(now).min(LOOK_AT_CLOCK)).await;
+            return Ok(None);
+        }
+        let ip: IpAddr = member.ip.addr().ok_or(Trouble::NoAddress)?;
+        let addr = SocketAddr::new(ip, member.port);
+        let connected = Lane::connect(self.cluster.service.clone(), addr, self.cluster.dial).await;
+        let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
+        lane.identify(self.cluster.identity.id).await.map_err(|_| Trouble::Broken(addr))?;
+        self.reached = true;
+        Ok(Some((addr, lane)))
     }
 
     /// Where to go on, or to begin.

@@ -116,6 +116,35 @@ fn a_member_that_began_anew_unseen_gets_everything_once() {
 }
 
 #[test]
+fn a_member_that_was_deleted_and_came_back_unseen_gets_everything() {
+    let mut group = Group::with(3);
+    (0..3).for_each(|i| group.wait_active(i));
+    let names = upload(&group, 2, 10);
+    group.converge("before");
+    group.stop(2);
+    group.stop(1);
+    group.delete(1);
+    let lost = group.members[1].config.base_path.join("data").join(names[3].true_name());
+    std::fs::remove_file(&lost).unwrap();
+    group.start(1);
+    group.wait_active(1);
+    group.start(2);
+    group.until("it gets them", |group| has(group, 1, &names));
+    // Told once: the position goes on.
+    let sync = group.aside(2, 1).parent().unwrap().to_owned();
+    let retired = || {
+        let entries = std::fs::read_dir(&sync).unwrap().flatten();
+        entries.filter(|e| e.file_name().to_string_lossy().contains(".mark.")).count()
+    };
+    group.until("its position is set aside", |_| retired() == 1);
+    group.stop(2);
+    group.start(2);
+    let name = group.client(2).upload(b"after", "txt");
+    group.until("what comes after", |group| has(group, 1, &[name]));
+    assert_eq!(retired(), 1);
+}
+
+#[test]
 fn another_member_takes_over_from_a_source_that_is_deleted() {
     let mut group = Group::with(2);
     (0..2).for_each(|i| group.wait_active(i));
