@@ -1,6 +1,6 @@
 //! Programs that use the client library.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use fdfs_client::{Bytes, Client, Error, ExtName, FileId, Metadata, MetadataMode, Prefix};
 
-use super::super::check::{State, difference};
+use super::super::check::{State, Violation, difference};
 use super::super::converge::{Listing, owners};
 use super::super::fleet::Fleet;
 use super::super::history::{Change, Data, History, Outcome};
@@ -181,7 +181,7 @@ impl ClientLoad {
     }
 
     /// Compares the files with what the cluster, and each member of their group, gives out. What is wrong goes to
-    /// `violations`.
+    /// `violations`; of files that are `disputed` only what the members do not have in common.
     ///
     /// # Errors
     /// None of the cluster's.
@@ -190,6 +190,7 @@ impl ClientLoad {
         client: &Client,
         fleet: &Fleet,
         listings: &[Listing],
+        disputed: &BTreeSet<String>,
         violations: &mut Vec<String>,
     ) -> Result<usize> {
         // Those of this round are compared below; the listings are older.
@@ -214,7 +215,15 @@ impl ClientLoad {
             }
             file.size = found.content.as_ref().map_or(0, |content| content.len() as u64);
             let there = found.content.is_some();
-            if let Err(violation) = file.known.settle(found) {
+            let name = file.id.to_string();
+            let excused = |violation: &Violation| match violation {
+                Violation::WrongMetadata(_) => disputed.contains(&format!("{name}-m")),
+                Violation::WrongContent(_) | Violation::Impossible(_) => disputed.contains(&name),
+                Violation::Lost | Violation::Resurrected => false,
+            };
+            if let Err(violation) = file.known.settle(found)
+                && !excused(&violation)
+            {
                 violations.push(format!("{}: {violation}", file.id));
             }
             file.deleted = false;
