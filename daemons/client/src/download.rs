@@ -209,7 +209,7 @@ impl Client {
                         "{id} has {announced} bytes, more than max_download_buffer ({most}); download it as a stream"
                     )));
                 }
-                let content = answer.bytes().await.map_err(|error| self.shared.note(error))?;
+                let content = answer.bytes(&self.shared).await.map_err(|error| self.shared.note(error))?;
                 let stated = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
                 Check::verify_all(stated, id, server, &content)?;
                 if check.is_none_or(|check| check(&content)) {
@@ -442,7 +442,7 @@ impl Download {
     /// Everything has come: gives the connection back and checks what came.
     fn complete(&mut self) -> Result<(), Error> {
         if let Some(answer) = self.answer.take() {
-            answer.finish();
+            answer.finish(&self.client.shared);
         }
         match (self.check.take(), self.server) {
             (Some(check), Some(server)) => check.verify(&self.id, server),

@@ -79,7 +79,7 @@ impl Client {
         let mut head = Vec::new();
         frame(Command::ActiveTest, &(), &mut head);
         let request = Request::new(Command::ActiveTest, &head, Repeat::Harmless);
-        self.shared.exchange(Server::storage(addr), request, &mut Content::empty()).await?.finish_empty();
+        self.shared.exchange(Server::storage(addr), request, &mut Content::empty()).await?.finish_empty(&self.shared);
         Ok(())
     }
 }
