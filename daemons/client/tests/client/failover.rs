@@ -350,13 +350,22 @@ async fn an_upload_returns_to_a_hung_storage_if_there_is_no_other() {
     let tracker = tracker(&members(&[only.addr])).await;
     let client = client(&[tracker.addr]);
     only.hang();
+    // It is asked, probed, given up, and asked again, each on a connection of its own.
     let wakes = async {
-        tokio::time::sleep(6 * FAILOVER).await;
+        while only.connections() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         only.go_on();
     };
     let data = data();
-    let (stored, ()) = tokio::join!(client.upload_buf(&data, &ExtName::NONE), wakes);
+    let (stored, ()) = soon(async { tokio::join!(client.upload_buf(&data, &ExtName::NONE), wakes) }).await;
     assert!(files.lock().contains_key(&stored.unwrap().name));
+    let all_seen = async {
+        while only.count(Command::UploadFile) < 2 || only.count(Command::ActiveTest) < 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(all_seen).await;
 }
 
 #[tokio::test]
