@@ -107,7 +107,7 @@ impl Service {
 
 /// The time of the removal of a file that is there. Where the name can be given again, it is after the file was made,
 /// whatever the clock says.
-pub(super) fn removal_of(name: &RemoteName, meta: &Meta) -> i64 {
+fn removal_of(name: &RemoteName, meta: &Meta) -> i64 {
     let now = clock::now();
-    if name.is_given_once() { now } else { now.max(meta.mtime.saturating_add(1)) }
+    if name.is_given_once() { now } else { meta.time_of_next(now) }
 }

@@ -107,9 +107,12 @@ impl Service {
         Ok(())
     }
 
-    /// The change is here, by this push or by an earlier one.
+    /// The change is here, by this push or by an earlier one. The times of metadata that is changed often run ahead of the
+    /// clock: these tell nothing of other files.
     fn has(&self, origin: Origins<'_>) {
-        if let Some(pusher) = origin.pusher {
+        if let Some(pusher) = origin.pusher
+            && !(origin.metadata && i64::from(origin.timestamp) > clock::now())
+        {
             self.synced.applied(pusher, origin.timestamp);
         }
     }
