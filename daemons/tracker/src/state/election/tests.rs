@@ -404,6 +404,23 @@ fn a_leader_that_hears_nothing_acts_after_silence_only() {
     assert_eq!(one.leader(), Some(1));
 }
 
+/// As when there is no way to its network: each question fails at once, and timers are late.
+#[test]
+fn who_cannot_be_reached_at_all_is_as_silent_as_who_does_not_answer() {
+    let mut one = One::leading();
+    let end = one.now + Duration::from_secs(10);
+    while one.now < end {
+        while one.asks(1, Question::Status) {
+            one.answer(1, Question::Status, Answer::Silent);
+        }
+        one.now = one.due + LATENCY * 2;
+        one.advance();
+    }
+    assert!(one.acts());
+    one.answer(1, Question::Status, status(true, 0, 0));
+    assert!(!one.acts(), "until it answers");
+}
+
 #[test]
 fn who_refuses_the_connection_is_not_waited_for() {
     let mut one = One::leading();
