@@ -5,7 +5,7 @@
 //! asked, storages are refused with EAGAIN, and come again: a tracker that goes on with too little knowledge would tell
 //! the group something wrong. What is received is bounded, and parsed before it replaces anything.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::{Shared, now};
 use crate::address::Addresses;
 use crate::files;
 use crate::state::election::standing::{Standing, copy_source};
-use crate::state::join::listed;
+use crate::state::join::{listed, reached};
 use crate::state::{Caller, Cluster};
 
 /// Whoever was away for longer than this asks whether another knows more.
@@ -98,17 +98,15 @@ impl CatchUp {
     async fn in_turn(&self, shared: &Shared, caller: &Caller, request: &JoinRequest) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
         let others = {
-            let mut cluster = shared.cluster.lock();
+            let cluster = shared.cluster.lock();
             if !self.is_due(&cluster) {
                 return Ok(());
             }
-            let mine: Vec<IpAddr> = std::iter::once(caller.local).chain(request.tracker_ip.addr()).collect();
-            let listed = listed(request);
-            if !cluster.trackers.is_listed(&listed, &mine) {
+            match cluster.trackers.others_in(&listed(request), reached(caller, request)) {
+                Some(others) => others,
                 // It will be refused: a list without this tracker is no reason to ask anybody.
-                return Ok(());
+                None => return Ok(()),
             }
-            cluster.trackers.not_me(&listed)
         };
         self.ask_and_copy(shared, &others).await?;
         self.asked.store(true, Ordering::Release);

@@ -1,7 +1,5 @@
 //! A storage joins (FastDFS 6.16, STORAGE_JOIN).
 
-use std::net::IpAddr;
-
 use fdfs_protocol::Status;
 use fdfs_protocol::names::StorageId;
 use fdfs_protocol::peer::join::TrackerAddress;
@@ -12,6 +10,7 @@ use tracing::info;
 
 use super::group::{Group, MIXED_PORTS};
 use super::identity::id_from;
+use super::trackers::Reached;
 use super::{Caller, Cluster, MAX_GROUPS, Member, Storage, Unsaved};
 use crate::address::Addresses;
 use fdfs_protocol::peer::parameters::IdType;
@@ -26,8 +25,7 @@ impl Cluster {
     /// elsewhere and does not know its state; another tracker must accept it first. `ENOSPC`: one tracker, group or
     /// member too many.
     pub fn join(&mut self, caller: &Caller, request: &JoinRequest) -> Result<(Member, JoinReply), Status> {
-        let mine: Vec<IpAddr> = std::iter::once(caller.local).chain(request.tracker_ip.addr()).collect();
-        self.trackers.learn(&listed(request), &mine)?;
+        self.trackers.learn(&listed(request), reached(caller, request))?;
         self.ensure_group(request)?;
         let id = self.joining_id(caller, request)?;
         let member = Member { group: request.group, id };
@@ -206,6 +204,11 @@ fn has_begun_anew(storage: &Storage, request: &JoinRequest) -> bool {
     serves(storage.status)
         && (request.fresh
             || (storage.join_time > 0 && request.join_time > storage.join_time && !request.status.is_some_and(serves)))
+}
+
+/// Under which address it reached this tracker.
+pub fn reached(caller: &Caller, request: &JoinRequest) -> Reached {
+    Reached { local: caller.local, dialled: request.tracker_ip.addr().filter(|ip| !ip.is_unspecified()) }
 }
 
 /// The trackers a joining storage knows.
