@@ -456,7 +456,9 @@ impl Connection {
             }
             C::TrackerGetOneSysFile => {
                 let q = GetSystemFile::decode(body)?;
-                self.shared.cluster.lock().go_on_copying(session, moment())?;
+                // Who lost its turn begins anew, if at all: what it copied is of no use to it.
+                let goes_on = self.shared.cluster.lock().go_on_copying(session, moment());
+                goes_on.inspect_err(|_| self.copy = None)?;
                 let copy = self.copy.as_ref().ok_or(Status::EACCES)?;
                 let file = copy.get(usize::from(q.index)).ok_or(Status::EINVAL)?;
                 let rest = usize::try_from(q.offset).ok().and_then(|at| file.get(at..)).ok_or(Status::EINVAL)?;
