@@ -395,6 +395,16 @@ fn a_tracker_that_was_away_for_long_keeps_what_nobody_knows_better() {
 }
 
 #[test]
+fn a_tracker_that_was_away_for_long_goes_on_alone_when_nobody_can_be_asked() {
+    let mut tracker = stale();
+    tracker.start();
+    let dead = free("127.0.0.5");
+    assert_eq!(join_status(tracker.addr, &[tracker.addr, dead]), Status::EAGAIN, "it may come back");
+    let _joined = join("127.0.0.3", tracker.addr, &[tracker.addr, dead]);
+    assert_eq!(members(tracker.addr), ["127.0.0.3"]);
+}
+
+#[test]
 fn files_that_make_no_sense_replace_nothing() {
     let mut tracker = stale();
     tracker.start();
