@@ -169,7 +169,7 @@ impl Connection {
         match command {
             C::StorageBeat => {
                 let beat = Beat::decode(body)?;
-                self.report(&member, out, |c| c.beat(&member, beat.0.as_ref(), now))
+                self.report(&member, out, |c| c.beat(&member, beat.0.as_ref(), now, moment()))
             }
             C::StorageReportDiskUsage => {
                 let usage = DiskUsage::decode(body)?;
@@ -346,7 +346,7 @@ impl Connection {
             }
             C::TrackerClusterStat => {
                 let filter = TrackerClusterFilter::decode(body)?;
-                answered(&cluster.tracker_stat(&filter, self.shared.connections(), now)?, out)
+                answered(&cluster.tracker_stat(&filter, self.shared.connections(), moment())?, out)
             }
             C::StorageClusterStat => {
                 let filter = StorageClusterFilter::decode(body)?;

@@ -102,6 +102,11 @@ impl Group {
         self.members.iter_mut().find(|m| m.id == *id)
     }
 
+    /// Every member, to change what queries do not see.
+    pub fn members_quietly(&mut self) -> impl Iterator<Item = &mut Storage> {
+        self.members.iter_mut()
+    }
+
     /// Every member, to change them.
     pub fn members_mut(&mut self) -> impl Iterator<Item = &mut Storage> {
         self.view = None;

@@ -181,6 +181,7 @@ impl Cluster {
             _ => {}
         }
         storage.session = Some(caller.session);
+        storage.heard = None;
         // A new process knows nothing of what an earlier one was told, even if the earlier one's end went unnoticed.
         storage.seen_changes = 0;
         storage.seen_trunk_changes = 0;

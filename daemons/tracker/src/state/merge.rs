@@ -170,7 +170,7 @@ mod tests {
                 c.report_status(&b.group, &brief("10.0.0.2", told)).unwrap();
                 assert_eq!(c.status(&b), expected);
             }
-            c.beat(&b, None, NOW).unwrap();
+            c.beat(&b, None, NOW, AT).unwrap();
             assert_eq!(c.status(&b), S::Active);
             assert_eq!(c.report_status(&"g9".parse().unwrap(), &brief("10.0.0.2", S::Offline)), Err(Status::ENOENT));
         }

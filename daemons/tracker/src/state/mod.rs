@@ -293,7 +293,7 @@ mod tests {
         let m = c.bring_up("10.0.0.1");
         let d = c.publish().unwrap();
         assert_eq!(d.choose_upload(None, false).unwrap().member.id, m.id);
-        c.beat(&m, None, NOW + 1).unwrap();
+        c.beat(&m, None, NOW + 1, AT).unwrap();
         assert!(c.publish().is_none(), "a beat that changes nothing makes no new picture");
         c.leave(session("10.0.0.1"), Some(m));
         assert_eq!(c.publish().unwrap().choose_upload(None, false).unwrap_err(), Status::ENOENT);

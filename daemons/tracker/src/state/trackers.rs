@@ -28,7 +28,7 @@ pub const MAX_TRACKERS: usize = 16;
 const MAX_OWN: usize = 32;
 
 /// A follower that has not been heard of for longer than this is not active.
-const PING_LIMIT: i64 = 3;
+const PING_LIMIT: Duration = Duration::from_secs(3);
 
 /// Time since this host was booted: it never jumps, and goes on while the host sleeps.
 pub type Moment = Duration;
@@ -58,8 +58,10 @@ pub struct Tracker {
     pub version: Version,
     /// Its connections, as of its last ping.
     pub connections: Connections,
-    /// When it pinged last.
+    /// When it pinged last: the time of day.
     pub last_ping: i64,
+    /// The same, as what liveness is judged by.
+    pinged: Option<Moment>,
 }
 
 impl Tracker {
@@ -71,6 +73,7 @@ impl Tracker {
             version: Version::NONE,
             connections: Connections::default(),
             last_ping: 0,
+            pinged: None,
         }
     }
 
@@ -84,8 +87,8 @@ impl Tracker {
     }
 
     /// Whether it was heard of lately.
-    pub fn is_alive(&self, now: i64) -> bool {
-        now - self.last_ping <= PING_LIMIT
+    pub fn is_alive(&self, now: Moment) -> bool {
+        self.pinged.is_some_and(|at| now.saturating_sub(at) <= PING_LIMIT)
     }
 }
 
@@ -372,6 +375,7 @@ impl Trackers {
         if let Some(t) = self.list.get_mut(follower) {
             t.connections = connections;
             t.last_ping = wall;
+            t.pinged = Some(now);
         }
         Ok(())
     }
@@ -511,7 +515,7 @@ mod tests {
         let stopped = NOW + LEASE * 2;
         assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, stopped), Err(Status::EOPNOTSUPP));
         assert_eq!(t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE, stopped), Err(Status::EOPNOTSUPP));
-        assert!(t.list()[follower].is_alive(103) && !t.list()[follower].is_alive(104));
+        assert!(t.list()[follower].is_alive(NOW + PING_LIMIT) && !t.list()[follower].is_alive(NOW + PING_LIMIT * 2));
         t.step_down().unwrap();
         assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, NOW), Err(Status::EOPNOTSUPP));
     }
