@@ -192,7 +192,6 @@ impl Connection {
             C::StorageSyncDestReq => {
                 no_body(body)?;
                 let source = self.shared.change(|c| c.assign_source(&member, now))?;
-                info!("storage {} of {} gets old data from {:?}", member.id, member.group, source.map(|s| s.source));
                 answered(&SyncSource(source), out)
             }
             C::StorageSyncDestQuery => {

@@ -144,12 +144,7 @@ impl Worker {
             let at = Instant::now();
             if at >= next_check {
                 next_check = at + check_every;
-                for member in shared.change(|cluster| cluster.check_active(moment())) {
-                    warn!(
-                        "storage {} of {} has not been heard of for {check_every:?}: offline",
-                        member.id, member.group
-                    );
-                }
+                shared.change(|cluster| cluster.check_active(moment()));
             }
             if alive || at >= next_status {
                 next_status = at + STATUS_EVERY;

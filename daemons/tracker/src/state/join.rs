@@ -6,11 +6,10 @@ use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::peer::{JoinReply, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 
-use tracing::info;
-
 use super::group::{Group, MIXED_PORTS};
 use super::identity::id_from;
 use super::trackers::Reached;
+use super::turn::Cause;
 use super::{Caller, Cluster, MAX_GROUPS, Member, Storage, Unsaved};
 use crate::address::Addresses;
 use fdfs_protocol::peer::parameters::IdType;
@@ -96,18 +95,15 @@ impl Cluster {
 
     /// Finds or makes the record of the joining storage; true if it is new.
     fn enter(&mut self, caller: &Caller, request: &JoinRequest, member: &Member) -> Result<bool, Status> {
-        if let Some(storage) = self.group_mut(&member.group)?.member_mut(&member.id) {
+        let group = self.group_mut(&member.group)?;
+        if let Some(storage) = group.member_mut(&member.id) {
             if storage.is_tombstone() {
-                storage.status = StorageStatus::Init;
+                group.turn(&member.id, StorageStatus::Init, Cause::Returned);
             } else if has_begun_anew(storage, request) {
-                info!(
-                    "group {}, storage {}: it has none of the files of its group, and begins anew",
-                    member.group, member.id
-                );
-                storage.status = StorageStatus::Init;
                 storage.sync_source = None;
                 storage.sync_until = 0;
-                self.group_mut(&member.group)?.note_change();
+                group.turn(&member.id, StorageStatus::Init, Cause::BeganAnew);
+                group.note_change();
             }
             return Ok(false);
         }
@@ -170,15 +166,17 @@ impl Cluster {
         use StorageStatus as S;
         let changelog_end = self.changelog.len() as u64;
         let group = self.group_mut(&member.group)?;
-        let storage = group.member_mut(&member.id).ok_or(Status::ENOENT)?;
         let claimed = request.status.filter(|s| new && !request.fresh && *s != S::Init);
-        if let Some(status) = claimed {
-            storage.status = if status == S::Active { S::Online } else { status };
-        }
-        match storage.status {
-            S::Offline | S::Recovery => storage.status = S::Online,
-            S::Init => storage.changelog_offset = changelog_end,
-            _ => {}
+        let status = claimed.unwrap_or(group.member(&member.id).ok_or(Status::ENOENT)?.status);
+        let status = match status {
+            S::Offline | S::Recovery => S::Online,
+            S::Active if claimed.is_some() => S::Online,
+            status => status,
+        };
+        group.turn(&member.id, status, if claimed.is_some() { Cause::Claimed } else { Cause::Joined });
+        let storage = group.member_mut(&member.id).ok_or(Status::ENOENT)?;
+        if status == S::Init {
+            storage.changelog_offset = changelog_end;
         }
         storage.session = Some(caller.session);
         storage.heard = None;

@@ -5,6 +5,7 @@ use fdfs_protocol::peer::SyncedTo;
 use fdfs_protocol::stat::StatBlock;
 
 use super::trackers::Moment;
+use super::turn::Cause;
 use super::{Cluster, Member};
 use crate::directory::StorePath;
 use fdfs_protocol::peer::PathSpace as Space;
@@ -86,18 +87,19 @@ impl Cluster {
         for group in self.groups.values_mut() {
             let name = group.name;
             for m in group.members_quietly().filter(|m| m.is_active()) {
-                if at.saturating_sub(*m.heard.get_or_insert(at)) > limit {
-                    silent.push(Member { group: name, id: m.id });
+                let silence = at.saturating_sub(*m.heard.get_or_insert(at));
+                if silence > limit {
+                    silent.push((Member { group: name, id: m.id }, silence));
                 }
             }
         }
-        for member in &silent {
+        for (member, silence) in &silent {
             if let Ok(group) = self.group_mut(&member.group) {
-                group.set_offline(&member.id);
+                group.set_offline(&member.id, Cause::Silent(*silence));
             }
         }
         self.unsaved.storages |= !silent.is_empty();
-        silent
+        silent.into_iter().map(|(member, _)| member).collect()
     }
 }
 
