@@ -40,6 +40,7 @@ use crate::net::Conn;
 #[derive(Clone, Copy)]
 struct Origins<'a> {
     timestamp: u32,
+    metadata: bool,
     pusher: Option<&'a Pusher>,
 }
 
@@ -137,7 +138,7 @@ impl Service {
         conn.consume(len);
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
-        let origin = Origins { timestamp: head.timestamp, pusher };
+        let origin = Origins { timestamp: head.timestamp, metadata: head.name.is_metadata(), pusher };
         let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
         if !with_content {
             self.record_push(&line, false)?;
@@ -224,7 +225,7 @@ impl Service {
         let request = self.message(conn, SyncDelete::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, pusher };
+        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
         let line = origin.line(Change::Delete, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         held.set_sum(None);
@@ -279,7 +280,7 @@ impl Service {
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
         let end = head.offset.checked_add(head.len).filter(|&end| end <= i64::MAX as u64).ok_or(Status::EINVAL)?;
-        let origin = Origins { timestamp: head.timestamp, pusher };
+        let origin = Origins { timestamp: head.timestamp, metadata: head.name.is_metadata(), pusher };
         let change = match modify {
             true => Change::Modify { offset: head.offset, len: head.len },
             false => Change::Append { offset: head.offset, len: head.len },
@@ -338,7 +339,7 @@ impl Service {
         let request = self.message(conn, SyncTruncate::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, pusher };
+        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
         let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
@@ -364,7 +365,7 @@ impl Service {
     async fn take_link(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
         let request = self.two_names(conn).await?;
         let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
-        let origin = Origins { timestamp: request.timestamp, pusher };
+        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.names.hold(&request.name, self.settings.timeout).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
@@ -388,7 +389,7 @@ impl Service {
         if new.index != old.index {
             return Err(Status::EINVAL.into());
         }
-        let origin = Origins { timestamp: request.timestamp, pusher };
+        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
         self.can_record()?;
