@@ -71,6 +71,11 @@ impl Aside {
         Ok(Aside { path, names, order, lines, added: None, stale: false })
     }
 
+    /// The file it is kept in.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// How many names there are.
     pub fn len(&self) -> usize {
         self.names.len()

@@ -85,6 +85,15 @@ enum Lost {
     Broken,
 }
 
+impl Lost {
+    fn trouble(self, addr: SocketAddr) -> Trouble {
+        match self {
+            Lost::Unconnected(e) => Trouble::Connect(addr, e),
+            Lost::Broken => Trouble::Broken(addr),
+        }
+    }
+}
+
 impl From<Gone> for Lost {
     fn from(_: Gone) -> Lost {
         Lost::Broken
@@ -92,12 +101,12 @@ impl From<Gone> for Lost {
 }
 
 /// The state of pushing to one peer.
-pub struct Pump {
+pub struct Pump<'a> {
     cluster: Arc<Cluster>,
     id: StorageId,
     addr: SocketAddr,
     mark: Mark,
-    aside: Aside,
+    aside: &'a mut Aside,
     window: Window,
     reader: Reader,
     /// Idle lanes by number; `None` for one that carries something or was never connected.
@@ -119,9 +128,16 @@ pub struct Pump {
     _reached: Option<Reached>,
 }
 
-impl Pump {
+impl<'a> Pump<'a> {
     /// Goes on from `mark` over `first`, and more lanes as there is work for them.
-    pub fn new(cluster: Arc<Cluster>, id: StorageId, addr: SocketAddr, mark: Mark, aside: Aside, first: Lane) -> Pump {
+    pub fn new(
+        cluster: Arc<Cluster>,
+        id: StorageId,
+        addr: SocketAddr,
+        mark: Mark,
+        aside: &'a mut Aside,
+        first: Lane,
+    ) -> Pump<'a> {
         let reader = Reader::new(cluster.service.binlog.clone(), mark.progress().place);
         let mut lanes: Vec<_> = (0..cluster.config.sync_threads.max(1)).map(|_| None).collect();
         lanes[0] = Some(first);
@@ -339,7 +355,7 @@ impl Pump {
         let result = match result {
             Ok(outcome) => Ok(outcome),
             Err(Lost::Broken) => Err(Gone),
-            Err(Lost::Unconnected(e)) => return Err(Trouble::Connect(self.addr, e)),
+            Err(lost @ Lost::Unconnected(_)) => return Err(lost.trouble(self.addr)),
         };
         match job {
             Job::Record(record, ticket, end) => {
@@ -380,9 +396,10 @@ impl Pump {
                         let pause = self.aside.failed(&name, Instant::now());
                         debug!("replication to {}: {name}: {outcome:?}; trying again in {pause:?}", self.id);
                     }
+                    // Its lane is made anew when it is needed. If the peer is gone, so are the others.
                     Err(Gone) => {
-                        self.aside.failed(&name, Instant::now());
-                        return Err(Trouble::Broken(self.addr));
+                        let pause = self.aside.failed(&name, Instant::now());
+                        debug!("replication to {}: {name}: the connection broke; trying again in {pause:?}", self.id);
                     }
                 }
             }
@@ -456,10 +473,12 @@ impl Pump {
         Ok(())
     }
 
-    /// An idle connection that broke is found out before it is needed.
+    /// An idle connection that broke is found out before it is needed, and a peer that is gone while nothing is pushed.
     async fn keep_alive(&mut self) -> Result<(), Trouble> {
-        if let Some(lane) = &mut self.lanes[0] {
-            lane.keep_alive().await.map_err(|_| Trouble::Broken(self.addr))?;
+        match &mut self.lanes[0] {
+            Some(lane) => lane.keep_alive().await.map_err(|_| Trouble::Broken(self.addr))?,
+            None if self.busy.contains(&0) => {}
+            none => *none = Some(connect(&self.cluster, self.addr, 0).await.map_err(|lost| lost.trouble(self.addr))?),
         }
         // The others are made when they are needed.
         self.lanes.iter_mut().skip(1).for_each(|lane| *lane = None);
@@ -467,7 +486,7 @@ impl Pump {
     }
 }
 
-impl Drop for Pump {
+impl Drop for Pump<'_> {
     /// At the end of the process. What is not saved is pushed twice, which is no harm; but it need not be.
     fn drop(&mut self) {
         if self.mark.is_saved() {
