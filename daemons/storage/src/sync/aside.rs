@@ -176,9 +176,9 @@ impl Aside {
         Some((*name, self.names.get(name)?.timestamp))
     }
 
-    /// When the next name's time comes.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.order.first().map(|(due, _)| *due)
+    /// When the next name's time comes: of those whose time is still to come at `now`.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.order.iter().map(|(due, _)| *due).find(|due| *due > now)
     }
 
     /// Another try has failed; gives the pause before the next.
@@ -251,7 +251,8 @@ mod tests {
         let now = Instant::now();
         let mut aside = Aside::open(tmp.path().join("x.aside"), now).unwrap();
         aside.add(name(1), 1, now).unwrap();
-        assert_eq!((aside.due(now, |_| true), aside.next_due()), (None, Some(now + FIRST)));
+        assert_eq!((aside.due(now, |_| true), aside.next_due(now)), (None, Some(now + FIRST)));
+        assert_eq!(aside.next_due(now + FIRST), None, "its time has come");
         let pauses: Vec<_> = (0..12).map(|_| aside.failed(&name(1), now).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     }

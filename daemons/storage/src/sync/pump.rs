@@ -1,10 +1,5 @@
 //! Records into lanes: what runs while a peer takes pushes.
-//!
-//! The first lane is the one on which the peer knows who pushes; what comes over it tells the peer how far it has come,
-//! and trackers send readers by that. So the first lane carries a record only when everything before that is finished,
-//! and now and then the others pause so that this comes true.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +21,7 @@ use super::mark::Mark;
 use super::peer::Trouble;
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, is_wanted, names, step};
+use super::turns::{Turn, Turns};
 use super::window::{Ticket, Window};
 use crate::acks::Reached;
 use crate::blocking;
@@ -34,10 +30,6 @@ use crate::disk::binlog::Place;
 use crate::net::Gone;
 use crate::report::members::Members;
 use crate::report::session::Cluster;
-
-/// How often the other lanes pause for the first, and for how long at most: one of them may carry a large file.
-const FIRST_LANE_EVERY: Duration = Duration::from_secs(1);
-const FIRST_LANE_WAIT: Duration = Duration::from_millis(50);
 
 /// A position that has moved is saved at least this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -100,6 +92,13 @@ impl From<Gone> for Lost {
     }
 }
 
+/// Nothing more can be begun before a push ends or this time, which is to come.
+enum Idle {
+    /// Or until the binlog grows: all of it was read.
+    End(Option<Instant>),
+    Until(Option<Instant>),
+}
+
 /// The state of pushing to one peer.
 pub struct Pump<'a> {
     cluster: Arc<Cluster>,
@@ -111,15 +110,12 @@ pub struct Pump<'a> {
     reader: Reader,
     /// Idle lanes by number; `None` for one that carries something or was never connected.
     lanes: Vec<Option<Lane>>,
-    busy: HashSet<usize>,
+    turns: Turns,
     jobs: JoinSet<Finished>,
     /// Names that are being reconciled.
     reconciling: Vec<RemoteName>,
     /// Read, and not admitted yet.
     next: Option<(Record, Place)>,
-    first_lane_used: Instant,
-    /// Nothing is begun before.
-    resume_at: Instant,
     save_at: Option<Instant>,
     alarm_at: Instant,
     /// What the peer wants to know whether it lacks.
@@ -141,6 +137,7 @@ impl<'a> Pump<'a> {
         let reader = Reader::new(cluster.service.binlog.clone(), mark.progress().place);
         let mut lanes: Vec<_> = (0..cluster.config.sync_threads.max(1)).map(|_| None).collect();
         lanes[0] = Some(first);
+        let turns = Turns::new(lanes.len(), cluster.config.sync_interval, Instant::now());
         Pump {
             questions: cluster.service.questions.of(id),
             _reached: cluster.service.acks.as_ref().map(|acks| acks.reach()),
@@ -152,12 +149,10 @@ impl<'a> Pump<'a> {
             addr,
             mark,
             aside,
-            busy: HashSet::new(),
+            turns,
             jobs: JoinSet::new(),
             reconciling: Vec::new(),
             next: None,
-            first_lane_used: Instant::now(),
-            resume_at: Instant::now(),
             save_at: None,
             alarm_at: Instant::now(),
         }
@@ -180,7 +175,8 @@ impl<'a> Pump<'a> {
             if self.hours_are_over() {
                 return Ok(());
             }
-            let at_end = self.begin().await?;
+            let idle = self.begin().await?;
+            let at_end = matches!(idle, Idle::End(_));
             if at_end && self.is_idle() {
                 self.caught_up().await?;
             }
@@ -188,7 +184,8 @@ impl<'a> Pump<'a> {
             if self.save_at.is_some_and(|at| at <= now) || self.mark.unsaved() >= self.cluster.config.write_mark_every {
                 self.save().await?;
             }
-            let wake = self.wake_at(sign_at);
+            let (Idle::End(until) | Idle::Until(until)) = idle;
+            let wake = [self.save_at, until].into_iter().flatten().fold(sign_at, Instant::min);
             let binlog = self.cluster.service.binlog.clone();
             tokio::select! {
                 Some(joined) = self.jobs.join_next(), if !self.jobs.is_empty() => {
@@ -224,41 +221,36 @@ impl<'a> Pump<'a> {
         self.window.is_empty() && self.next.is_none()
     }
 
-    fn wake_at(&self, sign_at: Instant) -> Instant {
-        let resumes = Some(self.resume_at).filter(|at| *at > Instant::now());
-        let paused = self.lanes.len() > 1 && !self.window.is_empty();
-        let pause_ends = paused.then(|| self.first_lane_used + FIRST_LANE_EVERY + FIRST_LANE_WAIT);
-        // What is due and was not begun waits for a job to end.
-        let aside = self.aside.next_due().filter(|due| self.jobs.is_empty() || *due > Instant::now());
-        [self.save_at, aside, pause_ends, resumes].into_iter().flatten().fold(sign_at, Instant::min)
-    }
-
-    /// Begins what can be begun; true when there is nothing more in the binlog.
-    async fn begin(&mut self) -> Result<bool, Trouble> {
+    /// Begins what can be begun.
+    async fn begin(&mut self) -> Result<Idle, Trouble> {
         loop {
-            if self.resume_at > Instant::now() {
-                return Ok(false);
-            }
-            let Some(number) = self.free_lane() else { return Ok(false) };
+            let now = Instant::now();
+            let number = match self.turns.next(self.window.is_empty(), now) {
+                Turn::Lane(number) => number,
+                Turn::Not(until) => return Ok(Idle::Until(Some(until))),
+                Turn::Full => return Ok(Idle::Until(None)),
+            };
             let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
-            if let Some((name, timestamp)) = self.aside.due(Instant::now(), |name| !busy(name)) {
+            if let Some((name, timestamp)) = self.aside.due(now, |name| !busy(name)) {
                 self.reconciling.push(name);
                 self.start(number, Job::Aside(name, timestamp));
                 continue;
             }
+            // What is due by now has to wait for a push to end.
+            let due = self.aside.next_due(now);
             if self.aside.len() >= aside::MAX {
-                return Ok(false);
+                return Ok(Idle::Until(due));
             }
             let Some((record, end)) = (match self.next.take() {
                 None => self.read().await?,
                 next => next,
             }) else {
-                return Ok(true);
+                return Ok(Idle::End(due));
             };
             let names = names(&record);
             if names.iter().flatten().any(|name| self.reconciling.contains(name)) {
                 self.next = Some((record, end));
-                return Ok(false);
+                return Ok(Idle::Until(due));
             }
             if self.aside.contains(&record.name) {
                 // The next try brings this change too.
@@ -271,41 +263,14 @@ impl<'a> Pump<'a> {
                 Ok(ticket) => self.start(number, Job::Record(record, ticket, end)),
                 Err(_) => {
                     self.next = Some((record, end));
-                    return Ok(false);
+                    return Ok(Idle::Until(due));
                 }
             }
         }
     }
 
-    /// The lane for the next push.
-    fn free_lane(&mut self) -> Option<usize> {
-        let free = |number: &usize| !self.busy.contains(number);
-        if self.lanes.len() == 1 || self.is_idle_but_next() {
-            return Some(0).filter(free);
-        }
-        let waited = self.first_lane_used.elapsed();
-        if waited >= FIRST_LANE_EVERY {
-            if waited < FIRST_LANE_EVERY + FIRST_LANE_WAIT {
-                return None;
-            }
-            // Something takes long; the others go on meanwhile.
-            self.first_lane_used = Instant::now();
-        }
-        (1..self.lanes.len()).find(free)
-    }
-
-    fn is_idle_but_next(&self) -> bool {
-        self.window.is_empty() && !self.busy.contains(&0)
-    }
-
     fn start(&mut self, number: usize, job: Job) {
-        if number == 0 {
-            self.first_lane_used = Instant::now();
-        }
-        if !self.cluster.config.sync_interval.is_zero() {
-            self.resume_at = Instant::now() + self.cluster.config.sync_interval;
-        }
-        self.busy.insert(number);
+        self.turns.begin(number, Instant::now());
         let lane = self.lanes[number].take();
         let (cluster, addr) = (self.cluster.clone(), self.addr);
         self.jobs.spawn(async move {
@@ -350,7 +315,7 @@ impl<'a> Pump<'a> {
 
     fn finish(&mut self, finished: Finished, poison: &mut Poison) -> Result<(), Trouble> {
         let Finished { number, lane, job, result } = finished;
-        self.busy.remove(&number);
+        self.turns.end(number);
         self.lanes[number] = lane;
         let result = match result {
             Ok(outcome) => Ok(outcome),
@@ -477,7 +442,7 @@ impl<'a> Pump<'a> {
     async fn keep_alive(&mut self) -> Result<(), Trouble> {
         match &mut self.lanes[0] {
             Some(lane) => lane.keep_alive().await.map_err(|_| Trouble::Broken(self.addr))?,
-            None if self.busy.contains(&0) => {}
+            None if self.turns.is_busy(0) => {}
             none => *none = Some(connect(&self.cluster, self.addr, 0).await.map_err(|lost| lost.trouble(self.addr))?),
         }
         // The others are made when they are needed.
