@@ -191,7 +191,7 @@ fn ask_group(config: &StorageConfig, dial: Dial) -> anyhow::Result<GroupName> {
 }
 
 /// Opens everything on disk.
-fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, InitState)> {
+pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, InitState)> {
     let data = config.base_path.join("data");
     std::fs::create_dir_all(&data).with_context(|| {
         format!("base_path = {}: cannot make its data directory (wrong path or owner?)", config.base_path.display())
