@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::blocking;
-use crate::disk::replace_file;
+use crate::disk::{replace_file, sync_parent};
 
 /// Names kept at most; when there are more, the peer as a whole is in trouble, and its loop waits.
 pub const MAX: usize = 100_000;
@@ -160,7 +160,8 @@ impl Aside {
                 _ => Err(e),
             }),
             (Some(text), _) => replace_file(&path, text.as_bytes()),
-            (None, Some(file)) => file.sync_data(),
+            // It may have been made for these lines.
+            (None, Some(file)) => file.sync_data().and_then(|()| sync_parent(&path)),
             (None, None) => Ok(()),
         })
     }
