@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use fdfs_protocol::binlog::{Change, Record};
 use fdfs_protocol::stat::StorageStatus;
-use fdfs_protocol::{RemoteName, StorageId};
+use fdfs_protocol::{RemoteName, Status, StorageId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::account::{Account, Scope, Span};
+use super::account::{Scope, Span};
 use super::aside::{self, Aside};
-use super::compare::Question;
+use super::compare::{Known, Question};
 use super::lane::{Lane, Outcome};
 use super::mark::Mark;
 use super::peer::Trouble;
@@ -377,21 +377,46 @@ impl<'a> Pump<'a> {
         let Question { compare, answer } = question;
         let span = Span { since: compare.since, until: compare.until };
         let scope = Scope { span, part: compare.part, parts: compare.parts };
-        let account = Account::read(self.cluster.service.binlog.clone(), scope).await?;
-        // Who lost its disks lost what this storage had pushed to it, too, and its source need not have all of that.
-        let lacking = account.ahead_of(&compare.files, compare.sender == compare.lost);
+        let account = match self.cluster.service.questions.known(&self.cluster.service.binlog, scope) {
+            Known::Account(account) => account,
+            Known::TooLarge => {
+                let _ = answer.send(Status::EFBIG);
+                return Ok(());
+            }
+            Known::Not => return Ok(()),
+        };
+        let lost = compare.lost;
+        let compared = blocking::run(move || {
+            // Who lost its disks lost what this storage had pushed to it, too, and its source need not have all of that.
+            Ok(account.ahead_of(compare.part, &compare.files, compare.sender == compare.lost))
+        });
+        let lacking = compared.await?;
+        if lacking.len() > aside::MAX {
+            self.cluster.service.questions.forget();
+            let _ = answer.send(Status::EFBIG);
+            return Ok(());
+        }
+        // All or nothing: what the asker has by the next time, it need not have looked at again.
+        if self.aside.len() + lacking.len() > aside::MAX {
+            return Ok(());
+        }
         let now = Instant::now();
         for (name, timestamp) in &lacking {
             self.aside.add(*name, *timestamp, now)?;
+            // All loops share this thread.
+            tokio::task::consume_budget().await;
         }
         self.aside.sync().await?;
         if !lacking.is_empty() {
-            info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), compare.lost);
+            info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), lost);
         }
         // This storage may not have seen that somebody was lost: it was away, or it was over before the next beat.
-        self.cluster.service.lost.hear(compare.lost, span).await?;
+        self.cluster.service.lost.hear(lost, span).await?;
+        if scope.part + 1 == scope.parts {
+            self.cluster.service.questions.forget();
+        }
         // An asker that is gone asks again.
-        let _ = answer.send(());
+        let _ = answer.send(Status::OK);
         Ok(())
     }
 
