@@ -34,7 +34,7 @@ use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
 use crate::disk::pending;
 use crate::names::{Held, Sum};
-use crate::net::Conn;
+use crate::net::{Conn, Gone};
 
 /// The time of a change at its source, and the source if it has said who it is.
 #[derive(Clone, Copy)]
@@ -86,17 +86,23 @@ impl Service {
         let len = len.ok_or(Status::EINVAL)?;
         let _turn = self.questions.turn().ok_or(Status::EAGAIN)?;
         let mut body = Vec::with_capacity(len);
-        while body.len() < len {
-            let piece = conn.piece(0).await?;
-            body.extend_from_slice(piece);
-            let taken = piece.len();
-            conn.consume(taken);
-        }
+        let receive = async {
+            while body.len() < len {
+                let piece = conn.piece(0).await?;
+                body.extend_from_slice(piece);
+                let taken = piece.len();
+                conn.consume(taken);
+            }
+            Ok::<_, Gone>(())
+        };
+        // For all of it: whoever sends it keeps the others waiting.
+        timeout(self.settings.timeout, receive).await.unwrap_or(Err(Gone))?;
         let compare = SyncCompare::decode(&body)?;
         drop(body);
         match timeout(self.settings.timeout, self.questions.ask(compare)).await {
-            Ok(true) => Ok(()),
-            _ => Err(Status::EAGAIN.into()),
+            Ok(Status::OK) => Ok(()),
+            Ok(status) => Err(status.into()),
+            Err(_) => Err(Status::EAGAIN.into()),
         }
     }
 
