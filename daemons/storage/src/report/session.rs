@@ -248,11 +248,12 @@ impl Cluster {
                 |members: &mut Members| members.change_status(&me, StorageStatus::Syncing, StorageStatus::WaitSync);
             self.members.send_if_modified(back);
         }
-        self.save(|flag| {
+        self.save(move |flag| {
             flag.sync_old_done = true;
             flag.sync_src_server = source.source;
             flag.sync_until_timestamp = source.until;
-        });
+        })
+        .await;
         Ok(())
     }
 
@@ -267,10 +268,11 @@ impl Cluster {
                 let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
                 if leads {
                     warn!("{} has left the group: it will not push old files to this storage", message.source);
-                    self.save(|flag| {
+                    self.save(move |flag| {
                         flag.sync_src_server = StorageId::NONE;
                         flag.sync_old_done = status.code() >= StorageStatus::Offline.code();
-                    });
+                    })
+                    .await;
                     return Err(End::Again);
                 }
                 Ok(())
@@ -279,8 +281,8 @@ impl Cluster {
         }
     }
 
-    fn save(&self, change: impl FnOnce(&mut fdfs_protocol::datafile::InitFlag)) {
-        if let Err(e) = self.init.update(change) {
+    async fn save(&self, change: impl FnOnce(&mut fdfs_protocol::datafile::InitFlag) + Send + 'static) {
+        if let Err(e) = self.init.update_later(change).await {
             warn!("{e}");
         }
     }
@@ -367,7 +369,7 @@ impl Cluster {
             match line.status {
                 StorageStatus::Deleted => {
                     self.member_left(&line.id).await;
-                    self.source_left(index, &line.id)?;
+                    self.source_left(index, &line.id).await?;
                 }
                 StorageStatus::IpChanged => self.member_moved(&line.id, &line.new_id).await,
                 _ => {}
@@ -394,7 +396,7 @@ impl Cluster {
     }
 
     /// A member was removed from the group. If it was to push the old files here and has not done so, another is asked for.
-    fn source_left(&self, index: usize, id: &StorageId) -> Result<(), End> {
+    async fn source_left(&self, index: usize, id: &StorageId) -> Result<(), End> {
         if id.is_none() || *id != self.init.get().sync_src_server {
             return Ok(());
         }
@@ -402,10 +404,11 @@ impl Cluster {
         let status = self.members.borrow().get(&self.identity.id).map(|m| m.status);
         let status = status.or_else(|| self.seat(index, |seat| seat.status).flatten());
         let complete = status.is_some_and(|status| status.code() >= StorageStatus::Offline.code());
-        self.save(|flag| {
+        self.save(move |flag| {
             flag.sync_src_server = StorageId::NONE;
             flag.sync_old_done = complete;
-        });
+        })
+        .await;
         if complete {
             info!("{id}, which pushed the old files to this storage, has left the group");
             return Ok(());
@@ -420,13 +423,14 @@ impl Cluster {
             return;
         }
         info!("{old} has the address {new} now");
-        self.save(|flag| {
-            if flag.sync_src_server == *old {
-                flag.sync_src_server = *new;
-            }
-        });
-        let dir = self.service.binlog.dir().to_owned();
         let (old, new, port) = (*old, *new, self.port);
+        self.save(move |flag| {
+            if flag.sync_src_server == old {
+                flag.sync_src_server = new;
+            }
+        })
+        .await;
+        let dir = self.service.binlog.dir().to_owned();
         let moved = blocking::run(move || PeerFiles::rename(&dir, &old, &new, port)).await;
         if let Err(e) = moved {
             warn!("{e}; everything is compared with {new}");
@@ -467,9 +471,9 @@ impl Cluster {
         }
         if leads {
             // Where the changelog is not read.
-            list.iter()
-                .filter(|b| b.status == StorageStatus::Deleted)
-                .try_for_each(|b| self.source_left(index, &b.id))?;
+            for brief in list.iter().filter(|b| b.status == StorageStatus::Deleted) {
+                self.source_left(index, &brief.id).await?;
+            }
         }
         if merged.rejoin { Err(End::Again) } else { Ok(()) }
     }

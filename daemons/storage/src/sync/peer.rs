@@ -74,6 +74,8 @@ pub struct Peer {
     id: StorageId,
     trails: Arc<Trails>,
     poison: Poison,
+    /// As long as this process lives, so that pauses outlast a connection.
+    aside: Option<Aside>,
     /// The peer was connected to since the last trouble.
     reached: bool,
     /// The peer begins anew, and what follows from that was noted.
@@ -83,7 +85,7 @@ pub struct Peer {
 impl Peer {
     /// The loop of the member with this id.
     pub fn new(cluster: Arc<Cluster>, id: StorageId, trails: Arc<Trails>) -> Peer {
-        Peer { cluster, id, trails, poison: Poison::default(), reached: false, anew: false }
+        Peer { cluster, id, trails, poison: Poison::default(), aside: None, reached: false, anew: false }
     }
 
     /// Pushes until the peer leaves the group.
@@ -146,10 +148,10 @@ impl Peer {
     /// Pushes until the peer's status forbids it, or something is wrong.
     async fn push(&mut self, members: &mut watch::Receiver<Members>, member: Member) -> Result<(), Trouble> {
         let files = self.files(&member);
-        let mut aside = {
+        if self.aside.as_ref().is_none_or(|aside| aside.path() != files.aside()) {
             let path = files.aside();
-            blocking::run(move || Aside::open(path, Instant::now())).await?
-        };
+            self.aside = Some(blocking::run(move || Aside::open(path, Instant::now())).await?);
+        }
         // What trackers say of a member after it is connected to holds for the process that answers here.
         let early = match member.status {
             StorageStatus::Active => match self.connect(&member).await? {
@@ -158,7 +160,7 @@ impl Peer {
             },
             _ => None,
         };
-        let mut mark = self.mark(&files, member.status, &mut aside).await?;
+        let mut mark = self.mark(&files, member.status).await?;
         // Kept before it is used: where to begin is found out while the member is new, and holds when it serves.
         mark.save_later().await?;
         // A storage that is not its source has nothing for a new member before that serves. Who its source is may change
@@ -186,6 +188,7 @@ impl Peer {
             _ => {}
         }
         debug!("replication to {}: going on from {:?}", self.id, mark.progress());
+        let Some(aside) = &mut self.aside else { return Ok(()) };
         Pump::new(self.cluster.clone(), self.id, addr, mark, aside, lane).run(members, &mut self.poison).await
     }
 
@@ -208,7 +211,7 @@ impl Peer {
     }
 
     /// Where to go on, or to begin.
-    async fn mark(&mut self, files: &PeerFiles, status: StorageStatus, aside: &mut Aside) -> Result<Mark, Trouble> {
+    async fn mark(&mut self, files: &PeerFiles, status: StorageStatus) -> Result<Mark, Trouble> {
         let known = {
             let (path, trails) = (files.mark(), self.trails.clone());
             blocking::run(move || Ok(Mark::load(path, trails))).await?
@@ -260,7 +263,7 @@ impl Peer {
         // One that has been given a source unseen is given all of this storage's changes, and no others, from the
         // beginning: what the source had of them at that time is not known.
         if let Some(source) = source.filter(|_| !is_source && (waits || until.is_none())) {
-            let place = self.taken_over(&source, aside).await?;
+            let place = self.taken_over(&source).await?;
             mark.advance(Progress { place, ..mark.progress() });
         }
         Ok(mark)
@@ -268,16 +271,19 @@ impl Peer {
 
     /// Before which place in the binlog the changes made here come to a new member from its source: those that the source
     /// had when it was chosen. What it had not is old data by then, and nobody else's to push.
-    async fn taken_over(&self, source: &SyncNotify, aside: &mut Aside) -> Result<Place, Trouble> {
+    async fn taken_over(&mut self, source: &SyncNotify) -> Result<Place, Trouble> {
         let Some(member) = self.cluster.members.borrow().get(&source.source).copied() else { return Ok(BEGINNING) };
         let files = self.files_of(&source.source, &member);
         let now = Instant::now();
         // These need not be changes made here, nor come after any place.
         let path = files.aside();
-        for (name, timestamp) in blocking::run(move || Aside::open(path, now)).await?.names() {
-            aside.add(name, timestamp, now)?;
+        let of_source = blocking::run(move || Aside::open(path, now)).await?;
+        if let Some(aside) = &mut self.aside {
+            for (name, timestamp) in of_source.names() {
+                aside.add(name, timestamp, now)?;
+            }
+            aside.sync().await?;
         }
-        aside.sync().await?;
         Ok(self.trails.at(&files.mark(), source.until - CLOCKS_DIFFER).unwrap_or(BEGINNING))
     }
 
