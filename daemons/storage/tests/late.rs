@@ -120,6 +120,31 @@ fn a_rename_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_rename_where_both_names_are_there_leaves_one() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let rename = |c: &mut Client, old: RemoteName, new: RemoteName| {
+        let message = SyncTwoNames { timestamp: 1000, group: group(), name: new, other: old };
+        Status(c.ask(Command::SyncRenameFile, &message, b"").status)
+    };
+    let (old, new) = (foreign(&mut c, true), foreign(&mut c, false));
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &old, 990, b"x"), Status::OK);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &new, 990, b"x"), Status::OK);
+    assert_eq!(rename(&mut c, old, new), Status::EEXIST);
+    assert!(!f.path(&old).exists() && f.path(&new).exists());
+    assert_eq!(f.changes().last(), Some(&format!("d {old}")));
+    // Under an appender's name there may be something older: the whole file must come.
+    let (old, new) = (foreign(&mut c, true), foreign(&mut c, false));
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &old, 990, b"older"), Status::OK);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &new, 1000, b"x"), Status::OK);
+    assert_eq!(rename(&mut c, new, old), Status::ENOENT);
+    assert!(f.path(&old).exists() && !f.path(&new).exists());
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &old, 1000, b"x"), Status::OK);
+    assert_eq!(rename(&mut c, old, old), Status::EINVAL);
+    assert_eq!(f.client().content(&old), b"x");
+}
+
+#[test]
 fn later_changes_stay() {
     let f = Fixture::start();
     let mut c = f.client();

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use crc32fast::Hasher;
 use fdfs_protocol::binlog::{Change, Origin, Record};
-use fdfs_protocol::file_id::Kind;
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
@@ -23,7 +22,7 @@ use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use super::change::shorten;
-use super::info::is_appender;
+use super::info::{has_sum, is_appender};
 use super::seal::checksum;
 use super::upload::WHOLE;
 use super::{Done, Line, Place, Pusher, Refusal, Service, canonical, fixed, logged, warn_removed};
@@ -382,7 +381,7 @@ impl Service {
     async fn take_rename(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
         let request = self.two_names(conn).await?;
         let (new, old) = (self.place(&request.name)?, self.place(&request.other)?);
-        if new.index != old.index {
+        if new.index != old.index || request.name.true_name() == request.other.true_name() {
             return Err(Status::EINVAL.into());
         }
         let origin = Origins { timestamp: request.timestamp, pusher };
@@ -395,23 +394,32 @@ impl Service {
         // Also if the file is not here under its old name: that may still come, and is late then.
         self.deleted.rename(&request.other, &request.name, request.timestamp);
         self.lose_metadata(&request.other, origin)?;
-        if let Some(size) = self.is_another(&old, &held, &request.name).await? {
-            debug!("{}: what is here has not become {}; it is needed whole", request.other, request.name);
-            held.set_sum(None);
-            let removed = Record {
-                timestamp: request.timestamp,
-                origin: Origin::Replica,
-                change: Change::Delete,
-                name: canonical(&request.other)?,
-            };
-            let line = Line::new(&removed)?;
-            self.unlink(&old, size).await?;
-            self.record_push(&line, true)?;
-            return Err(Status::ENOENT.into());
-        }
-        match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
-            Err(status @ Status::EEXIST) => return self.had(conn, origin, status).await,
-            other => other?,
+        let renamed = match self.is_another(&old, &held, &request.name).await {
+            Ok(true) => Err(Status::ENOENT),
+            Ok(false) => new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)),
+            Err(status) => Err(status),
+        };
+        match renamed {
+            Ok(()) => {}
+            Err(status @ (Status::ENOENT | Status::EEXIST)) => {
+                held.set_sum(None);
+                if let Ok(meta) = old.dir().meta(&old.rel, false) {
+                    debug!("{}: what is here has not become {}", request.other, request.name);
+                    let line = origin.line(Change::Delete, &request.other)?;
+                    self.unlink(&old, meta.size).await?;
+                    self.record_push(&line, true)?;
+                }
+                // What is there under the name of an appender may be anything; others tell what it is.
+                return match status == Status::EEXIST && has_sum(&request.name) {
+                    true => self.had(conn, origin, status).await,
+                    false => Err(Status::ENOENT.into()),
+                };
+            }
+            Err(status) => {
+                // It is still what it was.
+                self.deleted.forget(&request.other);
+                return Err(status.into());
+            }
         }
         held.set_sum(None);
         self.record_push(&line, true)?;
@@ -420,23 +428,23 @@ impl Service {
         Ok(())
     }
 
-    /// The size of the appender file `old`, if it does not have the size and checksum that its new name tells. FastDFS
-    /// passes over changes of a file that has got its new name before they were pushed, and pushes just that name.
-    async fn is_another(&self, old: &Place<'_>, held: &Held<'_>, new: &RemoteName) -> Result<Option<u64>, Status> {
-        let Some(told) = new.block().ok().filter(|_| has_sum(new)) else { return Ok(None) };
+    /// Whether the appender file `old` does not have the size and checksum that its new name tells. FastDFS passes over
+    /// changes of a file that has got its new name before they were pushed, and pushes just that name.
+    async fn is_another(&self, old: &Place<'_>, held: &Held<'_>, new: &RemoteName) -> Result<bool, Status> {
+        let Some(told) = new.block().ok().filter(|_| has_sum(new)) else { return Ok(false) };
         let file = old.try_on("open", |p| p.dir().open_read(&p.rel))?;
         let meta = old.try_on("look at", |_| dir::meta_of(&file))?;
         if !meta.is_file() {
-            return Ok(None);
+            return Ok(false);
         }
         if told.size.size() != Some(meta.size) {
-            return Ok(Some(meta.size));
+            return Ok(true);
         }
         let crc32 = match held.sum(meta.size) {
             Some(sum) => sum.hasher.finalize(),
             None => checksum(file, meta.size, self.settings.timeout).await?,
         };
-        Ok(Some(meta.size).filter(|_| crc32 != told.crc32))
+        Ok(crc32 != told.crc32)
     }
 
     /// A file that was removed under its new name before that name came here: it goes under the old one.
@@ -505,10 +513,4 @@ async fn has_content(conn: &mut Conn<'_>, file: File, mut at: u64) -> Result<boo
         at += len as u64;
     }
     Ok(same)
-}
-
-/// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
-/// appenders have none.
-fn has_sum(name: &RemoteName) -> bool {
-    name.is_given_once() && name.kind().is_ok_and(Kind::is_normal)
 }

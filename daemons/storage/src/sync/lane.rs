@@ -27,7 +27,7 @@ use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::net::{Conn, Gone, SendError};
 use crate::serve::Service;
-use crate::serve::info::is_appender;
+use crate::serve::info::{has_sum, is_appender};
 
 /// Answers are short; the longest known is a request that some servers send back.
 const MAX_ANSWER: u64 = 4096;
@@ -62,6 +62,7 @@ impl From<Gone> for Stop {
 }
 
 /// A file to be pushed whole.
+#[derive(Clone, Copy)]
 struct Whole<'a> {
     name: &'a RemoteName,
     timestamp: u32,
@@ -173,7 +174,11 @@ impl Lane {
         let group = self.service.settings.group;
         let (name, timestamp) = (*whole.name, whole.timestamp);
         match self.meta(whole.name, false)? {
-            None => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
+            None => match self.service.deleted.renamed_to(&name) {
+                // The peer must know that the file was not removed: the name may be given back.
+                Some(new) => self.rename(Origin::Client, Whole { name: &new, timestamp }, name).await,
+                None => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
+            },
             Some(meta) if meta.is_link() => self.link(whole, None).await,
             Some(_) => self.send_whole(Command::SyncUpdateFile, whole).await,
         }
@@ -293,22 +298,32 @@ impl Lane {
                 Some(_) => Ok(()),
             };
         };
-        // Changes of the old name may not have been pushed: it was gone when their records came.
-        let told = whole.name.block().map(|block| block.crc32).ok();
-        if let Some(there) = self.info(&old, WITH_CRC).await?
-            && (there.size != meta.size || Some(there.crc32) != told)
-        {
+        let differs = self.is_another(&old, &whole, meta.size).await?;
+        if differs {
             debug!("{old} at {} is not what became {}; pushing that whole", self.peer, whole.name);
             self.send_whole(Command::SyncCreateFile, whole).await?;
-            return self.simple(Command::SyncDeleteFile, &remove_old).await;
         }
+        // Also then: who only hears that the old name is gone takes it for removed, and never takes it back.
         let command = Command::SyncRenameFile;
         let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other: old };
         let status = self.ask(command, 0, &message).await?;
         match judge(command, status) {
+            Verdict::Create if differs => Ok(()),
             Verdict::Create => self.send_whole(Command::SyncCreateFile, whole).await,
+            // FastDFS leaves the old one where the new one is already.
+            Verdict::Done if status == Status::EEXIST && self.info(&old, NO_CRC).await?.is_some() => {
+                self.simple(Command::SyncDeleteFile, &remove_old).await
+            }
             _ => self.conclude(command, status),
         }
+    }
+
+    /// Whether the peer has something else under the old name than what got the new one: changes of the old name may not
+    /// have been pushed, since it was gone when their records came. A name that is given back to an appender tells nothing.
+    async fn is_another(&mut self, old: &RemoteName, new: &Whole<'_>, size: u64) -> Result<bool, Stop> {
+        let Some(told) = new.name.block().ok().filter(|_| has_sum(new.name)) else { return Ok(false) };
+        let there = self.info(old, WITH_CRC).await?;
+        Ok(there.is_some_and(|there| there.size != size || there.crc32 != told.crc32))
     }
 
     async fn simple(&mut self, command: Command, message: &impl Encode) -> Result<(), Stop> {

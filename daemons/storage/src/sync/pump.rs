@@ -244,8 +244,8 @@ impl Pump {
                 self.next = Some((record, end));
                 return Ok(false);
             }
-            if self.aside.contains(&record.name) {
-                // The next try brings this change too.
+            if self.aside.contains(&record.name) && !matches!(record.change, Change::Rename { .. }) {
+                // The next try brings this change too. Of a name that is given back it does not tell where the file was.
                 self.set_aside(&record)?;
                 self.window.skip(end);
                 self.moved();
