@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Client, Fixture, group};
 use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncRangeHead, SyncTwoNames};
 use fdfs_protocol::storage::{AppendHead, MetadataMode, ModifyHead};
-use fdfs_protocol::{Command, RemoteName, Status};
+use fdfs_protocol::{Command, Encode, RemoteName, Status};
 
 const CONTENT: &[u8] = b"content of a member that was away";
 
@@ -24,6 +24,13 @@ fn create(client: &mut Client, name: &RemoteName, timestamp: u32) -> Status {
 
 fn remove(client: &mut Client, name: &RemoteName, timestamp: u32) -> Status {
     Status(client.ask(Command::SyncDeleteFile, &SyncDelete { timestamp, group: group(), name: *name }, b"").status)
+}
+
+fn bytes(head: &impl Encode, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    head.encode(&mut bytes);
+    bytes.extend_from_slice(content);
+    bytes
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -142,6 +149,42 @@ fn a_rename_where_both_names_are_there_leaves_one() {
     assert_eq!(push(&mut c, Command::SyncCreateFile, &old, 1000, b"x"), Status::OK);
     assert_eq!(rename(&mut c, old, old), Status::EINVAL);
     assert_eq!(f.client().content(&old), b"x");
+}
+
+#[test]
+fn who_does_not_have_what_is_pushed_says_so() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let name = foreign(&mut c, true);
+    let metadata = name.metadata().unwrap();
+    let file = |name, timestamp, content: &[u8]| {
+        let head = SyncFileHead { size: content.len() as u64, timestamp, group: group(), name };
+        bytes(&head, content)
+    };
+    let deletion = |name, timestamp| bytes(&SyncDelete { timestamp, group: group(), name }, b"");
+    let range = SyncRangeHead { offset: 0, len: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
+    let range = bytes(&range, CONTENT);
+    let mut ask = |command: Command, body: &[u8]| {
+        let answer = c.raw(command.code(), 0, body);
+        (Status(answer.status), answer.overtaken)
+    };
+    use Command::{SyncAppendFile, SyncCreateFile, SyncDeleteFile, SyncUpdateFile};
+    let (done, here, gone) = ((Status::OK, false), (Status::EEXIST, false), (Status::ENOENT, false));
+    let overtaken = (Status::EEXIST, true);
+    assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), done);
+    assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), here);
+    assert_eq!(ask(SyncAppendFile, &range), here);
+    assert_eq!(ask(SyncUpdateFile, &file(name, 999, b"older")), overtaken);
+    assert_eq!(ask(SyncCreateFile, &file(metadata, 1000, b"m")), done);
+    assert_eq!(ask(SyncCreateFile, &file(metadata, 1000, b"m")), here);
+    assert_eq!(ask(SyncUpdateFile, &file(metadata, 999, b"older")), overtaken);
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 999)), (Status::ENOENT, true));
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), done);
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), gone);
+    assert_eq!(ask(SyncDeleteFile, &deletion(name, 1001)), done);
+    assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), overtaken);
+    assert_eq!(ask(SyncUpdateFile, &file(name, 1000, CONTENT)), overtaken);
+    assert_eq!(ask(SyncAppendFile, &range), gone, "the whole file is tried then");
 }
 
 #[test]

@@ -128,6 +128,9 @@ pub struct Service {
 pub(crate) enum Refusal {
     /// To be answered with this status.
     Status(Status),
+    /// What was pushed was overtaken here. To be answered with this status, which lets the pusher go on, and as a member
+    /// that does not have the change.
+    Overtaken(Status),
     /// There is nobody to answer.
     Gone,
 }
@@ -409,12 +412,12 @@ impl Service {
     }
 
     /// Answers a refused request; says whether the connection can go on.
-    async fn refuse(&self, conn: &mut Conn<'_>, status: Status) -> bool {
-        if conn.send(&Header::failure(status).encode()).await.is_err() {
+    async fn refuse(&self, conn: &mut Conn<'_>, answer: Header) -> bool {
+        if conn.send(&answer.encode()).await.is_err() {
             return false;
         }
         // FastDFS closes after EINVAL, and clients expect it: a request that makes no sense may not be in step.
-        if status != Status::EINVAL && conn.body_left() <= DRAIN {
+        if answer.outcome() != Status::EINVAL && conn.body_left() <= DRAIN {
             return conn.drain().await.is_ok();
         }
         if conn.body_left() > 0 {
@@ -458,14 +461,11 @@ impl Handler for Service {
             let mut note = Note::default();
             let began = self.access.as_ref().map(|_| (SystemTime::now(), Instant::now()));
             let done = self.handle(&mut conn, header, &mut note, &mut pusher).await;
-            let status = match done {
-                Ok(()) => Status::OK,
-                Err(Refusal::Status(status)) => status,
+            let (status, go_on) = match done {
+                Ok(()) => (Status::OK, conn.body_left() == 0),
+                Err(Refusal::Status(status)) => (status, self.refuse(&mut conn, Header::failure(status)).await),
+                Err(Refusal::Overtaken(status)) => (status, self.refuse(&mut conn, Header::overtaken(status)).await),
                 Err(Refusal::Gone) => return,
-            };
-            let go_on = match done {
-                Ok(()) => conn.body_left() == 0,
-                Err(_) => self.refuse(&mut conn, status).await,
             };
             if let (Some(log), Some(began)) = (&self.access, began) {
                 let lengths = (header.body_len.saturating_add(HEADER_LEN as u64), conn.sent());

@@ -1,7 +1,8 @@
 //! What other storages of the group push here: REPORT_SERVER_ID and the SYNC commands.
 //!
 //! Every command may come twice, and after the change it brings was overtaken by later ones; what is here already is
-//! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does. A change is complete
+//! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does; so is what is passed over
+//! because something later is here, with a mark that tells members of our kind not to count on it. A change is complete
 //! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
 //! no body.
 
@@ -120,6 +121,13 @@ impl Service {
         Err(status.into())
     }
 
+    /// Something later is here, which stays: reads what comes with the push and says so.
+    async fn overtaken(&self, conn: &mut Conn<'_>, origin: Origins<'_>, status: Status) -> Done {
+        conn.drain().await?;
+        self.has(origin);
+        Err(Refusal::Overtaken(status))
+    }
+
     async fn take_file(&self, conn: &mut Conn<'_>, flag: u8, replace: bool, pusher: Option<&Pusher>) -> Done {
         let body = conn.body_left();
         let names = SyncFileHead::names_len(fixed(conn, SyncFileHead::FIXED_LEN).await?)?;
@@ -146,7 +154,7 @@ impl Service {
                 || known(p).is_some_and(|meta| is_overtaken(&head, replace, &meta))
         };
         if late(&place) {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.overtaken(conn, origin, Status::EEXIST).await;
         }
         if !replace && known(&place).is_some_and(|meta| is_same(&head, &meta)) {
             self.record_push(&line, false)?;
@@ -158,7 +166,7 @@ impl Service {
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
         if late(&place) {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.overtaken(conn, origin, Status::EEXIST).await;
         }
         let (_, base) = place.rel.split();
         let base = RelPath::new(base).ok_or(Status::EINVAL)?;
@@ -240,7 +248,7 @@ impl Service {
         }
         if request.name.is_metadata() && meta.mtime > i64::from(request.timestamp) {
             debug!("{}: was made anew after it was removed elsewhere", request.name);
-            return self.had(conn, origin, Status::ENOENT).await;
+            return self.overtaken(conn, origin, Status::ENOENT).await;
         }
         self.can_record()?;
         self.deleted.add(&request.name, request.timestamp);
@@ -286,13 +294,13 @@ impl Service {
         let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
         let file = match opened {
             Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
-            Err(Status::EISDIR) => return self.had(conn, origin, Status::EEXIST).await,
+            Err(Status::EISDIR) => return self.overtaken(conn, origin, Status::EEXIST).await,
             other => other?,
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
         let fits = if modify { old.size >= head.offset } else { old.size == head.offset };
         if !old.is_file() {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.overtaken(conn, origin, Status::EEXIST).await;
         }
         if !fits {
             if old.size >= end && has_content(conn, file, head.offset).await? {
@@ -465,7 +473,7 @@ impl Service {
                 Err(status) => return Err(status.into()),
             }
         }
-        self.had(conn, origin, Status::EEXIST).await
+        self.overtaken(conn, origin, Status::EEXIST).await
     }
 
     async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {

@@ -22,7 +22,7 @@ use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
 use tracing::debug;
 
-use super::rules::{Verdict, judge};
+use super::rules::{Answer, Verdict, judge};
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::net::{Conn, Gone, SendError};
@@ -43,6 +43,8 @@ const WITH_CRC: FileInfoFlags = FileInfoFlags { no_crc: false, silent: true };
 pub enum Outcome {
     /// The peer has the change, or there is nothing left to push.
     Done,
+    /// The peer does not have the change, and never will: it has a later one, or has removed the file.
+    PassedOver,
     /// The peer cannot take it.
     Refused(Command, Status),
     /// The file cannot be read here.
@@ -101,7 +103,7 @@ impl Lane {
     /// # Errors
     /// [`Gone`] when the connection is of no further use.
     pub async fn identify(&mut self, id: StorageId) -> Result<(), Gone> {
-        match self.ask(Command::ReportServerId, 0, &ReportServerId { id }).await? {
+        match self.ask(Command::ReportServerId, 0, &ReportServerId { id }).await?.status {
             Status::OK => Ok(()),
             _ => Err(Gone),
         }
@@ -112,7 +114,7 @@ impl Lane {
     /// # Errors
     /// [`Gone`] when the connection broke.
     pub async fn compare(&mut self, compare: &SyncCompare) -> Result<Status, Gone> {
-        self.ask(Command::SyncCompare, 0, compare).await
+        Ok(self.ask(Command::SyncCompare, 0, compare).await?.status)
     }
 
     /// Asks the peer for a sign of life.
@@ -202,8 +204,8 @@ impl Lane {
     /// The peer has the file; it only writes its record.
     async fn log_only(&mut self, whole: &Whole<'_>, size: u64) -> Result<(), Stop> {
         let head = self.file_head(whole, size);
-        let status = self.ask(Command::SyncCreateFile, Status::EEXIST.0, &head).await?;
-        self.conclude(Command::SyncCreateFile, status)
+        let answer = self.ask(Command::SyncCreateFile, Status::EEXIST.0, &head).await?;
+        self.conclude(Command::SyncCreateFile, answer)
     }
 
     fn file_head(&self, whole: &Whole<'_>, size: u64) -> SyncFileHead {
@@ -216,9 +218,9 @@ impl Lane {
             let Some((file, meta)) = self.open(whole.name)? else { return Ok(()) };
             let head = self.file_head(&whole, meta.size);
             match self.send(command, &head, &file, 0, meta.size).await {
-                Ok(status) => {
-                    self.had_last = status == Status::EEXIST;
-                    return self.conclude(command, status);
+                Ok(answer) => {
+                    self.had_last = answer.status == Status::EEXIST;
+                    return self.conclude(command, answer);
                 }
                 Err(SendError::Gone) => return Err(Stop::Gone),
                 Err(SendError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {}
@@ -238,15 +240,15 @@ impl Lane {
         let len = len.min(left);
         let group = self.service.settings.group;
         let head = SyncRangeHead { offset, len, timestamp: whole.timestamp, group, name: *whole.name };
-        let status = match self.send(command, &head, &file, offset, len).await {
-            Ok(status) => status,
+        let answer = match self.send(command, &head, &file, offset, len).await {
+            Ok(answer) => answer,
             Err(SendError::Gone) => return Err(Stop::Gone),
             Err(SendError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(SendError::Read(e)) => return Err(Stop::Outcome(Outcome::Unreadable(e))),
         };
-        match judge(command, status) {
+        match judge(command, answer) {
             Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
-            _ => self.conclude(command, status),
+            _ => self.conclude(command, answer),
         }
     }
 
@@ -257,14 +259,14 @@ impl Lane {
         let command = Command::SyncTruncateFile;
         let group = self.service.settings.group;
         let message = SyncTruncate { old_size, new_size, timestamp: whole.timestamp, group, name: *whole.name };
-        let status = self.ask(command, 0, &message).await?;
-        match judge(command, status) {
+        let answer = self.ask(command, 0, &message).await?;
+        match judge(command, answer) {
             Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Verdict::Compare => match self.info(whole.name, NO_CRC).await? {
                 Some(there) if there.size == new_size => Ok(()),
                 _ => self.send_whole(Command::SyncUpdateFile, whole).await,
             },
-            _ => self.conclude(command, status),
+            _ => self.conclude(command, answer),
         }
     }
 
@@ -298,23 +300,29 @@ impl Lane {
                 Some(_) => Ok(()),
             };
         };
-        let differs = self.is_another(&old, &whole, meta.size).await?;
-        if differs {
+        let mut created = None;
+        if self.is_another(&old, &whole, meta.size).await? {
             debug!("{old} at {} is not what became {}; pushing that whole", self.peer, whole.name);
-            self.send_whole(Command::SyncCreateFile, whole).await?;
+            let sent = self.send_whole(Command::SyncCreateFile, whole).await;
+            if !matches!(sent, Ok(()) | Err(Stop::Outcome(Outcome::PassedOver))) {
+                return sent;
+            }
+            created = Some(sent);
         }
         // Also then: who only hears that the old name is gone takes it for removed, and never takes it back.
         let command = Command::SyncRenameFile;
         let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other: old };
-        let status = self.ask(command, 0, &message).await?;
-        match judge(command, status) {
-            Verdict::Create if differs => Ok(()),
-            Verdict::Create => self.send_whole(Command::SyncCreateFile, whole).await,
+        let answer = self.ask(command, 0, &message).await?;
+        match judge(command, answer) {
+            Verdict::Create => match created {
+                Some(sent) => sent,
+                None => self.send_whole(Command::SyncCreateFile, whole).await,
+            },
             // FastDFS leaves the old one where the new one is already.
-            Verdict::Done if status == Status::EEXIST && self.info(&old, NO_CRC).await?.is_some() => {
+            Verdict::Done if answer.status == Status::EEXIST && self.info(&old, NO_CRC).await?.is_some() => {
                 self.simple(Command::SyncDeleteFile, &remove_old).await
             }
-            _ => self.conclude(command, status),
+            _ => self.conclude(command, answer),
         }
     }
 
@@ -327,14 +335,15 @@ impl Lane {
     }
 
     async fn simple(&mut self, command: Command, message: &impl Encode) -> Result<(), Stop> {
-        let status = self.ask(command, 0, message).await?;
-        self.conclude(command, status)
+        let answer = self.ask(command, 0, message).await?;
+        self.conclude(command, answer)
     }
 
-    fn conclude(&self, command: Command, status: Status) -> Result<(), Stop> {
-        match judge(command, status) {
+    fn conclude(&self, command: Command, answer: Answer) -> Result<(), Stop> {
+        match judge(command, answer) {
             Verdict::Done => Ok(()),
-            _ => Err(Stop::Outcome(Outcome::Refused(command, status))),
+            Verdict::PassedOver => Err(Stop::Outcome(Outcome::PassedOver)),
+            _ => Err(Stop::Outcome(Outcome::Refused(command, answer.status))),
         }
     }
 
@@ -342,8 +351,8 @@ impl Lane {
     async fn info(&mut self, name: &RemoteName, flags: FileInfoFlags) -> Result<Option<FileInfo>, Stop> {
         let request = FileRequest { group: self.service.settings.group, name: *name };
         let command = Command::QueryFileInfo;
-        let (status, body) = self.exchange(command, flags.to_byte(), &request).await?;
-        match status {
+        let (answer, body) = self.exchange(command, flags.to_byte(), &request).await?;
+        match answer.status {
             Status::OK => Ok(FileInfo::decode(&body).ok()),
             Status::ENOENT => Ok(None),
             // It tells nothing about names this short.
@@ -375,7 +384,7 @@ impl Lane {
         }
     }
 
-    async fn ask(&mut self, command: Command, flags: u8, message: &impl Encode) -> Result<Status, Gone> {
+    async fn ask(&mut self, command: Command, flags: u8, message: &impl Encode) -> Result<Answer, Gone> {
         Ok(self.exchange(command, flags, message).await?.0)
     }
 
@@ -384,14 +393,14 @@ impl Lane {
         command: Command,
         flags: u8,
         message: &impl Encode,
-    ) -> Result<(Status, Vec<u8>), Gone> {
+    ) -> Result<(Answer, Vec<u8>), Gone> {
         let mut out = Vec::with_capacity(320);
         header::frame_flags(command, flags, message, &mut out);
         let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
         conn.send(&out).await?;
-        let answer = answer(&mut conn).await?;
-        self.note(answer.0);
-        Ok(answer)
+        let (answer, body) = answer(&mut conn).await?;
+        self.note(answer.status);
+        Ok((answer, body))
     }
 
     async fn send(
@@ -401,19 +410,19 @@ impl Lane {
         file: &File,
         offset: u64,
         len: u64,
-    ) -> Result<Status, SendError> {
+    ) -> Result<Answer, SendError> {
         let mut out = Vec::with_capacity(320);
         header::frame_head(command, head, len, &mut out);
         let counters = &self.service.counters;
         counters.tried(Count::SyncOutBytes, len);
         let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
         conn.send_range(&out, file, offset, len).await?;
-        let (status, _) = answer(&mut conn).await?;
-        if status.is_ok() {
+        let (answer, _) = answer(&mut conn).await?;
+        if answer.status.is_ok() {
             counters.went_well(Count::SyncOutBytes, len);
         }
-        self.note(status);
-        Ok(status)
+        self.note(answer.status);
+        Ok(answer)
     }
 
     /// FastDFS closes a connection after this answer.
@@ -430,13 +439,14 @@ fn finish(result: Result<(), Stop>) -> Result<Outcome, Gone> {
     }
 }
 
-async fn answer(conn: &mut Conn<'_>) -> Result<(Status, Vec<u8>), Gone> {
+async fn answer(conn: &mut Conn<'_>) -> Result<(Answer, Vec<u8>), Gone> {
     let header: Header = conn.request(false).await?;
-    if header.cmd != Command::Response.code() || header.body_len > MAX_ANSWER {
+    let overtaken = header.cmd == Command::Overtaken.code();
+    if !(overtaken || header.cmd == Command::Response.code()) || header.body_len > MAX_ANSWER {
         return Err(Gone);
     }
     let len = header.body_len as usize;
     let body = conn.head(len).await?.to_vec();
     conn.consume(len);
-    Ok((header.outcome(), body))
+    Ok((Answer { status: header.outcome(), overtaken }, body))
 }

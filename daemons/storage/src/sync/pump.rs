@@ -349,6 +349,8 @@ impl Pump {
                             acks.taken(end, self.id);
                         }
                     }
+                    // It is finished, but who waits for members that have it does not count this one.
+                    Ok(Outcome::PassedOver) => {}
                     Ok(outcome) => {
                         self.alarm(&record.name, &outcome);
                         self.set_aside(&record)?;
@@ -371,7 +373,7 @@ impl Pump {
             Job::Aside(name, _) => {
                 self.reconciling.retain(|other| *other != name);
                 match result {
-                    Ok(Outcome::Done) => {
+                    Ok(Outcome::Done | Outcome::PassedOver) => {
                         self.aside.settled(&name);
                         self.moved();
                         info!("replication to {}: {name} is as it is here", self.id);
@@ -424,7 +426,7 @@ impl Pump {
 
     fn alarm(&mut self, name: &RemoteName, outcome: &Outcome) {
         let text = match outcome {
-            Outcome::Done => return,
+            Outcome::Done | Outcome::PassedOver => return,
             Outcome::Refused(command, status) => format!("answers {command} with status {}: {status}", status.0),
             Outcome::Unreadable(e) => format!("is not sent it, since it cannot be read here: {e}"),
         };

@@ -150,3 +150,24 @@ fn a_new_name_that_is_taken_back_costs_a_member_nothing_that_had_it_already() {
         assert_eq!(group.converge("at the end").len() + 2, files.len());
     }
 }
+
+#[test]
+fn a_member_that_has_something_later_is_not_counted() {
+    let group = promising(2);
+    let mut c = group.client(0);
+    let name = c.upload(b"content", "txt");
+    let appender = c.upload_appender(b"0123", "log");
+    group.converge("before");
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(1000);
+    let later = |name: &RemoteName, content: &[u8]| {
+        let path = group.members[1].config.base_path.join("data").join(name.true_name());
+        std::fs::write(&path, content).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
+    };
+    later(&name.metadata().unwrap(), b"a\x02later");
+    later(&appender, b"other");
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"a\x02early").status, Status::ETIMEDOUT.0);
+    assert_eq!(c.append(&appender, b"4567").status, Status::ETIMEDOUT.0);
+    // And goes on.
+    assert_eq!(c.upload_as(fdfs_protocol::Command::UploadFile, b"new", "txt").status, 0);
+}
