@@ -10,6 +10,7 @@ use common::{Client, Fixture, group};
 use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncRangeHead, SyncTwoNames};
 use fdfs_protocol::storage::{AppendHead, MetadataMode, ModifyHead};
 use fdfs_protocol::{Command, Encode, RemoteName, Status};
+use fdfs_storage::config::Fsync;
 
 const CONTENT: &[u8] = b"content of a member that was away";
 
@@ -185,6 +186,29 @@ fn who_does_not_have_what_is_pushed_says_so() {
     assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), overtaken);
     assert_eq!(ask(SyncUpdateFile, &file(name, 1000, CONTENT)), overtaken);
     assert_eq!(ask(SyncAppendFile, &range), gone, "the whole file is tried then");
+}
+
+#[test]
+fn what_comes_twice_waits_for_stable_storage_too() {
+    let f = Fixture::with(|config| config.fsync = Fsync::Always);
+    let mut c = f.client();
+    let (name, gone) = (foreign(&mut c, true), foreign(&mut c, false));
+    let head = SyncFileHead { size: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
+    let range = SyncRangeHead { offset: 0, len: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
+    let deletion = SyncDelete { timestamp: 1000, group: group(), name: gone };
+    let mut again = || {
+        let known = c.raw(Command::SyncCreateFile.code(), Status::EEXIST.0, &bytes(&head, b"")).status;
+        let created = c.ask(Command::SyncCreateFile, &head, CONTENT).status;
+        let appended = c.ask(Command::SyncAppendFile, &range, CONTENT).status;
+        let removed = c.ask(Command::SyncDeleteFile, &deletion, b"").status;
+        [known, created, appended, removed].map(Status)
+    };
+    let (here, gone) = (Status::EEXIST, Status::ENOENT);
+    assert_eq!(again(), [here, Status::OK, here, gone]);
+    assert_eq!(again(), [here, here, here, gone]);
+    // Who could not put it there must not say that it is there.
+    f.storage.as_ref().unwrap().service().syncer.as_ref().unwrap().stop();
+    assert_eq!(again(), [Status::EIO; 4]);
 }
 
 #[test]

@@ -114,9 +114,17 @@ impl Service {
         }
     }
 
-    /// The change is here already: reads what comes with it and says so.
-    async fn had(&self, conn: &mut Conn<'_>, origin: Origins<'_>, status: Status) -> Done {
+    /// The change is here already: reads what comes with it and says so. Who brought it may have been killed before it was
+    /// on stable storage.
+    async fn had(&self, conn: &mut Conn<'_>, origin: Origins<'_>, place: &Place<'_>, status: Status) -> Done {
         conn.drain().await?;
+        if self.syncer.is_some() {
+            let file = match place.try_on("open", |p| p.dir().open_read(&p.rel)) {
+                Err(Status::ENOENT) => None,
+                other => Some(other?),
+            };
+            self.settle(place.index, file, self.dir_to_settle(place)?).await?;
+        }
         self.has(origin);
         Err(status.into())
     }
@@ -145,7 +153,7 @@ impl Service {
         let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
         if !with_content {
             self.record_push(&line, false)?;
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         self.counters.tried(Count::SyncInBytes, head.size);
         let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
@@ -158,7 +166,7 @@ impl Service {
         }
         if !replace && known(&place).is_some_and(|meta| is_same(&head, &meta)) {
             self.record_push(&line, false)?;
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         let mut incoming = self.begin_push(&place)?;
         let hasher = self.receive_push(conn, incoming.file(), &head).await?;
@@ -239,7 +247,7 @@ impl Service {
                     self.record_push(&line, true)?;
                     self.lose_metadata(&request.name, origin)?;
                 }
-                return self.had(conn, origin, Status::ENOENT).await;
+                return self.had(conn, origin, &place, Status::ENOENT).await;
             }
             other => other?,
         };
@@ -293,7 +301,10 @@ impl Service {
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
         let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
         let file = match opened {
-            Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
+            Err(Status::ENOENT) => {
+                conn.drain().await?;
+                return Err(Status::ENOENT.into());
+            }
             Err(Status::EISDIR) => return self.overtaken(conn, origin, Status::EEXIST).await,
             other => other?,
         };
@@ -304,7 +315,7 @@ impl Service {
         }
         if !fits {
             if old.size >= end && has_content(conn, file, head.offset).await? {
-                return self.had(conn, origin, Status::EEXIST).await;
+                return self.had(conn, origin, &place, Status::EEXIST).await;
             }
             debug!("{}: has {} bytes here, cannot take {}..{end}", head.name, old.size, head.offset);
             conn.drain().await?;
@@ -353,7 +364,7 @@ impl Service {
         // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
         // it was pushed. What is shorter lacks something.
         if !old.is_file() || (old.size != request.old_size && old.size <= request.new_size) {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         self.can_record()?;
         held.set_sum(None);
@@ -419,7 +430,7 @@ impl Service {
                 }
                 // What is there under the name of an appender may be anything; others tell what it is.
                 return match status == Status::EEXIST && has_sum(&request.name) {
-                    true => self.had(conn, origin, status).await,
+                    true => self.had(conn, origin, &new, status).await,
                     false => Err(Status::ENOENT.into()),
                 };
             }
