@@ -105,6 +105,12 @@ fn a_slave_can_be_made_anew() {
     c.delete(&slave).ok();
     assert_eq!(c.upload_slave(&master, "_s", "txt", b"second").name(), slave);
     assert_eq!(c.content(&slave), b"second");
+    // The removal of the first once more, by a member that was cut off.
+    let made = std::fs::metadata(f.path(&slave)).unwrap().mtime() as u32;
+    assert_eq!(remove(&mut c, &slave, made - 1), Status::ENOENT);
+    assert_eq!(c.content(&slave), b"second");
+    assert_eq!(remove(&mut c, &slave, made), Status::OK);
+    assert!(!f.path(&slave).exists());
 }
 
 #[test]
