@@ -15,6 +15,7 @@ use fdfs_protocol::binlog::Change;
 use parking_lot::Mutex;
 
 use crate::disk::binlog::Binlog;
+use crate::disk::history::last_records;
 
 /// Names remembered; some 10 MB.
 const MAX: usize = 65_536;
@@ -62,7 +63,7 @@ impl Deleted {
     /// When it cannot be read.
     pub fn load(binlog: &Binlog) -> io::Result<Deleted> {
         let deleted = Deleted::default();
-        for record in binlog.last_records(TAIL)? {
+        for record in last_records(binlog, TAIL)? {
             match record.change {
                 Change::Delete => drop(deleted.add(&record.name, record.timestamp)),
                 Change::Rename { old } => deleted.rename(&old, &record.name, record.timestamp),
