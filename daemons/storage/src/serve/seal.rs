@@ -14,7 +14,7 @@ use fdfs_protocol::{RemoteName, Status};
 use tokio::sync::Semaphore;
 use tracing::error;
 
-use super::{Done, Note, Service, name_time, seconds};
+use super::{Done, Note, Service, seconds};
 use crate::blocking;
 use crate::clock;
 use crate::disk::dir;
@@ -52,7 +52,7 @@ impl Service {
         let _old = self.pending.note(Kind::Change, &old);
         for _ in 0..DRAWS {
             let size = SizeField::normal(meta.size, thread::random() as u32);
-            let block = NameBlock { source, timestamp: name_time(), size, crc32 };
+            let block = NameBlock { source, timestamp: seconds(clock::now()), size, crc32 };
             let new = old.with_block(&block);
             let target = self.place(&new)?;
             let noted = self.pending.note(Kind::Change, &new);
