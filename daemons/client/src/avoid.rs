@@ -84,11 +84,17 @@ impl<K: Hash + Eq + Copy> Avoidance<K> {
         }
     }
 
-    /// The server answered a request (whatever its answer was).
+    /// The server answered a request (whatever its answer was), and the answer has come to its end.
     pub(crate) fn answered(&mut self, server: K) {
         if !self.penalties.is_empty() {
             self.penalties.remove(&server);
         }
+    }
+
+    /// How often in a row the server failed.
+    #[cfg(test)]
+    pub(crate) fn failures(&self, server: K) -> u32 {
+        self.penalties.get(&server).map_or(0, |penalty| penalty.failures)
     }
 
     /// All `candidates`, in the order to try them: those that work first, in rotation from `start`,

@@ -98,7 +98,7 @@ impl Client {
         let mut head = Vec::with_capacity(192);
         frame_head(command, message, content.len(), &mut head);
         let request = Request::new(command, &head, Repeat::Never).about(id);
-        self.shared.change(id, request, &mut content, self.hasty).await?.finish_empty();
+        self.shared.change(id, request, &mut content, self.hasty).await?.finish_empty(&self.shared);
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub struct ClientConfig {
     pub network_timeout: Duration,
     /// How long a server may show no sign of life before another one is asked as well, where there is another, and the
     /// silent one is looked at (`failover_after`). Nothing fails by it: without another server, or while a storage that
-    /// takes an upload still answers probes, the timeouts above count.
+    /// takes an upload or computes a checksum still answers probes, the timeouts above count.
     pub failover_after: Duration,
     /// How long an unused connection is kept (`connection_pool_max_idle_time`); zero keeps none.
     pub max_idle_time: Duration,

@@ -1,7 +1,6 @@
 //! Downloads, whole or in ranges: as a stream, or into memory.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use bytes::Bytes;
 use fdfs_protocol::header::frame;
@@ -15,11 +14,12 @@ use crate::error::{Error, Server};
 use crate::exchange::{Answer, Repeat, Request};
 use crate::patience::Pulse;
 use crate::race::Attempt;
+use crate::read::AT_ONCE;
 use crate::routes::is_fixed;
 use crate::watch::Watch;
 
 /// Room made at once for content of known length; for more, room is made as it comes.
-const AT_ONCE: u64 = 1024 * 1024;
+const RESERVE: u64 = 1024 * 1024;
 /// Buffer for copying to a writer.
 const COPY: usize = 256 * 1024;
 
@@ -194,7 +194,7 @@ impl Client {
     ) -> Result<Bytes, Error> {
         let most = if len == 0 { self.config().max_download_buffer } else { len };
         // With the length known, header and content come into one buffer with one read.
-        let expect = if len == 0 { told_size(id, offset) } else { len }.min(AT_ONCE) as usize;
+        let expect = if len == 0 { told_size(id, offset) } else { len }.min(RESERVE) as usize;
         let pulse = Pulse::default();
         let head = head(id, offset, len);
         let request = Request { expect, limit: limit(len), pulse: Some(&pulse), ..download_request(id, &head) };
@@ -209,7 +209,7 @@ impl Client {
                         "{id} has {announced} bytes, more than max_download_buffer ({most}); download it as a stream"
                     )));
                 }
-                let content = answer.bytes().await.map_err(|error| self.shared.note(error))?;
+                let content = answer.bytes(&self.shared).await.map_err(|error| self.shared.note(error))?;
                 let stated = self.config().verify_crc.then(|| Check::of(id, offset, len)).flatten();
                 Check::verify_all(stated, id, server, &content)?;
                 if check.is_none_or(|check| check(&content)) {
@@ -219,7 +219,7 @@ impl Client {
                 Err(Error::Corrupt { file: id.to_string().into(), server, detail })
             })
         };
-        self.shared.read(id, &pulse, &mut Vec::new(), attempt).await
+        self.shared.read(id, &pulse, AT_ONCE, &mut Vec::new(), attempt).await
     }
 
     /// Downloads into `buf`, from `offset`; returns the number of bytes, which is less only at the end of the file.
@@ -268,7 +268,7 @@ impl Client {
                 Ok(answer)
             })
         };
-        self.shared.read(id, &pulse, tried, attempt).await
+        self.shared.read(id, &pulse, AT_ONCE, tried, attempt).await
     }
 
     /// FastDFS storages refuse to download an empty file as an offset beyond its end. If that is the reason for `error`,
@@ -433,8 +433,7 @@ impl Download {
     fn overtaken(&mut self, faster: Answer) {
         if let Some(slow) = self.server.replace(faster.server()) {
             tracing::debug!(server = %slow, id = %self.id, "download stands still, going on elsewhere");
-            self.client.shared.health.lock().failed(slow.addr, Instant::now());
-            self.client.shared.routes.lock().forget_storage(slow.addr);
+            self.client.shared.left_behind(slow.addr);
         }
         self.answer = Some(faster);
     }
@@ -442,7 +441,7 @@ impl Download {
     /// Everything has come: gives the connection back and checks what came.
     fn complete(&mut self) -> Result<(), Error> {
         if let Some(answer) = self.answer.take() {
-            answer.finish();
+            answer.finish(&self.client.shared);
         }
         match (self.check.take(), self.server) {
             (Some(check), Some(server)) => check.verify(&self.id, server),

@@ -100,7 +100,10 @@ impl Shared {
                             format!("it announced an answer of {announced} bytes; at most {} fit", request.limit);
                         return Err(self.note(Error::Protocol { command, server, detail }));
                     }
-                    self.health.lock().answered(server.addr);
+                    // A refusal is the whole answer. A storage whose disk hangs may send the header of a file and no more.
+                    if header.status != 0 {
+                        self.health.lock().answered(server.addr);
+                    }
                     return accept(lease, patience, server, request, content, header, whole);
                 }
                 Err(broken) => {
@@ -138,7 +141,7 @@ impl Shared {
         loop {
             answers.push(answer.decode(&decode).await.map_err(|error| self.note(error))?);
             if answers.len() == count {
-                answer.finish();
+                answer.finish(self);
                 return Ok(answers);
             }
             let next = answer.next(request.expect).await;
@@ -157,7 +160,7 @@ impl Shared {
         decode: impl Fn(&[u8]) -> Result<T, WireError>,
     ) -> Result<T, Error> {
         let decoded = answer.decode(decode).await.map_err(|error| self.note(error))?;
-        answer.finish();
+        answer.finish(self);
         Ok(decoded)
     }
 
@@ -294,13 +297,13 @@ impl Answer {
     }
 
     /// Receives the body whole.
-    pub(crate) async fn bytes(mut self) -> Result<Bytes, Error> {
+    pub(crate) async fn bytes(mut self, shared: &Shared) -> Result<Bytes, Error> {
         let len = self.body_len()?;
         if let Err(broken) = self.lease.connection().receive_body(len, &mut self.patience).await {
             return Err(self.error(broken));
         }
         let body = self.lease.connection().take_body(len);
-        self.finish();
+        self.finish(shared);
         Ok(body)
     }
 
@@ -312,16 +315,97 @@ impl Answer {
         }
     }
 
-    /// The answer was read to its end: the connection may serve again.
-    pub(crate) fn finish(self) {
+    /// The answer was read to its end: the server works, and the connection may serve again.
+    pub(crate) fn finish(self, shared: &Shared) {
+        shared.health.lock().answered(self.server.addr);
         self.lease.give_back();
     }
 
     /// The answer should have no body. FastDFS storages send the request back as the body of an answer that there
     /// was nothing to do; then the connection is given up rather than drained.
-    pub(crate) fn finish_empty(self) {
+    pub(crate) fn finish_empty(self, shared: &Shared) {
         if self.len == 0 {
-            self.finish();
+            self.finish(shared);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::config::ClientConfig;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A storage that sends `answer` when asked for the first time, and then does nothing more.
+    async fn storage(answer: Vec<u8>) -> std::net::SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; fdfs_protocol::HEADER_LEN]).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        addr
+    }
+
+    /// A client that uses the storage at `addr` again after it failed.
+    fn on_trial(addr: std::net::SocketAddr) -> Client {
+        let client = Client::new(ClientConfig::new([]));
+        let mut health = client.shared.health.lock();
+        health.failed(addr, Instant::now());
+        health.answered_probe(addr);
+        drop(health);
+        client
+    }
+
+    fn is_on_trial(client: &Client, addr: std::net::SocketAddr) -> bool {
+        client.shared.health.lock().failures(addr) == 1
+    }
+
+    fn answer(header: Header, body: &[u8]) -> Vec<u8> {
+        [&header.encode(), body].concat()
+    }
+
+    fn file() -> FileId {
+        "group1/M00/00/00/wKgBaFqtJXqASMYZAAAADAAAAAA123.txt".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_download_ends_the_trial_of_a_storage_when_all_of_it_has_come() {
+        let addr = storage(answer(Header::ok(12), b"some content")).await;
+        let client = on_trial(addr);
+        let mut download = client.download_from(addr, &file(), 0, 0).await.unwrap();
+        let mut buffer = [0; 12];
+        assert!(is_on_trial(&client, addr), "the header has come");
+        download.read_exact(&mut buffer[..11]).await.unwrap();
+        assert!(is_on_trial(&client, addr), "the last byte is missing");
+        download.read_exact(&mut buffer[11..]).await.unwrap();
+        assert!(!is_on_trial(&client, addr));
+    }
+
+    #[tokio::test]
+    async fn so_does_any_other_whole_answer() {
+        let download = Request::new(Command::DownloadFile, &[0; fdfs_protocol::HEADER_LEN], Repeat::Harmless);
+        for (refused, bytes) in [(false, answer(Header::ok(0), b"")), (true, answer(Header::failure(Status::EIO), b""))]
+        {
+            let addr = storage(bytes).await;
+            let client = on_trial(addr);
+            let answer = client.shared.exchange(Server::storage(addr), download, &mut Content::empty()).await;
+            assert_eq!(answer.is_err(), refused);
+            answer.into_iter().for_each(|answer| answer.finish_empty(&client.shared));
+            assert!(!is_on_trial(&client, addr));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_stands_still_does_not() {
+        let addr = storage(answer(Header::ok(12), b"some cont")).await;
+        let client = on_trial(addr);
+        let request = Request::new(Command::DownloadFile, &[0; fdfs_protocol::HEADER_LEN], Repeat::Harmless);
+        let answer = client.shared.exchange(Server::storage(addr), request, &mut Content::empty()).await.unwrap();
+        let whole = tokio::time::timeout(Duration::from_millis(200), answer.bytes(&client.shared)).await;
+        assert!(whole.is_err() && is_on_trial(&client, addr));
     }
 }

@@ -21,8 +21,9 @@
 //! - **Nothing hangs.** Making a connection is bounded by [`connect_timeout`](ClientConfig::connect_timeout), every step of
 //!   a request by [`network_timeout`](ClientConfig::network_timeout), the number of servers tried by a small constant.
 //! - **Nobody waits for a server that is gone while there is another.** A tracker or storage that is silent for
-//!   [`failover_after`](ClientConfig::failover_after) is overtaken by the next one for reads and questions; for uploads it
-//!   is probed, and left if it does not answer that. With nobody else to ask, the timeouts above count.
+//!   [`failover_after`](ClientConfig::failover_after) is overtaken by the next one for reads and questions. For uploads, for
+//!   a checksum that takes the reading of a whole file, and when three storages are at work on one read, it is probed, and
+//!   left if it does not answer that. With nobody else to ask, the timeouts above count.
 //! - **Dead servers are avoided** until a small probe of their own is answered: after 1 s, then longer, at most 30 s apart.
 //! - **Uploads** fail over to other storages and groups; **reads** to the other members of
 //!   the group, also in the middle of a download. "Not found" means that every member that could have the file said so.

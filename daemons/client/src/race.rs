@@ -2,8 +2,8 @@
 //! a while. The first good answer counts.
 //!
 //! Nobody is given up for being slow: a server that was overtaken may still answer first, and with nobody else to ask it
-//! has all the time that the timeouts give. So impatience costs at most a second request, never an error. That is for
-//! requests that may be carried out twice.
+//! has all the time that the timeouts give. So impatience costs requests, never an error; how many there may be at a time
+//! is for the caller to say. That is for requests that may be carried out more than once.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,8 +19,17 @@ pub(crate) type Attempt<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Requests under way, in the order in which they began.
 pub(crate) struct Race<'a, T> {
     pulse: Pulse,
-    /// Without a server: looking for more of them.
-    running: Vec<(Option<SocketAddr>, Attempt<'a, T>)>,
+    running: Vec<Running<'a, T>>,
+}
+
+struct Running<'a, T> {
+    /// `None`: something that is done beside the requests.
+    server: Option<SocketAddr>,
+    attempt: Attempt<'a, T>,
+    /// It has seen a stall.
+    stalled: bool,
+    /// See [`Race::is_gone`].
+    gone: bool,
 }
 
 /// What has happened in a race.
@@ -28,7 +37,8 @@ pub(crate) struct Race<'a, T> {
 pub(crate) enum Event<T> {
     Ended {
         outcome: T,
-        /// The servers that were asked earlier and have not answered.
+        /// The servers that were asked earlier, have stood still for a while, have not answered, and are not known to be
+        /// gone.
         overtaken: Vec<SocketAddr>,
     },
     /// None of those under way has moved a byte for a while.
@@ -46,7 +56,23 @@ impl<'a, T> Race<'a, T> {
     }
 
     pub(crate) fn start(&mut self, server: Option<SocketAddr>, attempt: impl Future<Output = T> + Send + 'a) {
-        self.running.push((server, Box::pin(attempt)));
+        self.running.push(Running { server, attempt: Box::pin(attempt), stalled: false, gone: false });
+    }
+
+    /// Whether a server has been asked and has not answered.
+    pub(crate) fn is_on(&self) -> bool {
+        self.running.iter().any(|running| running.server.is_some())
+    }
+
+    /// The servers that have been asked, have not answered, and are not known to be gone.
+    pub(crate) fn working(&self) -> impl Iterator<Item = SocketAddr> {
+        self.running.iter().filter(|running| !running.gone).filter_map(|running| running.server)
+    }
+
+    /// The server turned out to be gone. Should it come back, its answer counts as any other.
+    pub(crate) fn is_gone(&mut self, server: SocketAddr) {
+        let asked = self.running.iter_mut().filter(|running| running.server == Some(server));
+        asked.for_each(|running| running.gone = true);
     }
 
     /// Waits until an attempt ends, or until all stand still for `patience` (`None`: as long as it takes). There must be
@@ -61,13 +87,17 @@ impl<'a, T> Race<'a, T> {
         });
         std::future::poll_fn(|context| {
             for at in 0..self.running.len() {
-                if let Poll::Ready(outcome) = self.running[at].1.as_mut().poll(context) {
-                    let overtaken = self.running[..at].iter().filter_map(|(server, _)| *server).collect();
+                if let Poll::Ready(outcome) = self.running[at].attempt.as_mut().poll(context) {
+                    let stalled = self.running[..at].iter().filter(|running| running.stalled && !running.gone);
+                    let overtaken = stalled.filter_map(|running| running.server).collect();
                     drop(self.running.remove(at));
                     return Poll::Ready(Event::Ended { outcome, overtaken });
                 }
             }
-            stalled.as_mut().poll(context).map(|()| Event::Stalled)
+            stalled.as_mut().poll(context).map(|()| {
+                self.running.iter_mut().for_each(|running| running.stalled = true);
+                Event::Stalled
+            })
         })
         .await
     }
@@ -102,6 +132,39 @@ mod tests {
         let Event::Ended { outcome: 1, overtaken } = race.next(None).await else { panic!() };
         assert!(overtaken.is_empty() && race.is_empty());
         assert!(begun.elapsed() > 50 * SECOND, "the slow one was not given up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_hardly_begun_is_not_overtaken() {
+        let mut race = Race::new(&Pulse::default());
+        race.start(Some(server(1)), sleep(60 * SECOND));
+        assert!(matches!(race.next(Some(SECOND)).await, Event::Stalled));
+        race.start(Some(server(2)), sleep(60 * SECOND));
+        race.start(Some(server(3)), sleep(SECOND / 2));
+        let Event::Ended { overtaken, .. } = race.next(Some(SECOND)).await else { panic!() };
+        assert_eq!(overtaken, [server(1)]);
+        assert_eq!(race.working().collect::<Vec<_>>(), [server(1), server(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_gone_does_not_work_and_may_win() {
+        let mut race = Race::new(&Pulse::default());
+        race.start(Some(server(1)), async {
+            sleep(20 * SECOND).await;
+            1
+        });
+        assert!(matches!(race.next(Some(SECOND)).await, Event::Stalled));
+        race.is_gone(server(1));
+        assert!(race.is_on() && race.working().next().is_none());
+        for (time, last) in [(SECOND, 2), (60 * SECOND, 3)] {
+            race.start(Some(server(last)), async move {
+                sleep(time).await;
+                last
+            });
+        }
+        let Event::Ended { outcome: 2, overtaken } = race.next(None).await else { panic!() };
+        assert!(overtaken.is_empty(), "that it is gone was known");
+        assert!(matches!(race.next(None).await, Event::Ended { outcome: 1, .. }));
     }
 
     #[tokio::test(start_paused = true)]

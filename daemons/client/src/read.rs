@@ -2,8 +2,10 @@
 //!
 //! A file that never changes is read from any storage that has it, in turn; a changeable one from its source. A storage
 //! that fails, or does not have what it should, is passed over for the next; one that is silent for
-//! [`failover_after`](crate::ClientConfig::failover_after) is overtaken by the next. When those that the tracker names
-//! are exhausted, all members of the group are asked: the tracker knows of a replica only with delay that it has a file,
+//! [`failover_after`](crate::ClientConfig::failover_after) is overtaken by the next. No more than [`AT_ONCE`] work on one
+//! read: when as many are silent, they are probed, and only one that turns out to be gone makes room for the next. A CRC32
+//! that takes the reading of a whole file is computed by one storage at a time. When those that the tracker names are
+//! exhausted, all members of the group are asked: the tracker knows of a replica only with delay that it has a file,
 //! and may not know yet that a storage is down. "Not found" is only reported when every one of them could be asked and
 //! none had it.
 
@@ -14,18 +16,23 @@ use std::time::Instant;
 
 use fdfs_protocol::header::{frame, frame_flags};
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
-use fdfs_protocol::{Command, FileId, Status};
+use fdfs_protocol::{Command, FileId, Status, WireError};
 
 use crate::client::{Client, Shared};
 use crate::content::Content;
 use crate::error::{Error, Server};
-use crate::exchange::{Answer, Repeat, Request, SLOW};
+use crate::exchange::{Repeat, Request, SLOW};
 use crate::patience::Pulse;
 use crate::race::{Attempt, Event, Race};
+use crate::routes::is_fixed;
 use fdfs_protocol::metadata::Metadata;
 
 /// Storages tried for one read: as many as a group can have.
 const TRIES: usize = 32;
+/// Storages that work on one read at a time; those that turned out to be gone do not count, nor does the one whose download
+/// stands still in the middle. So two stuck ones cost no more than delays, and a group that is slow as a whole gets no more
+/// than three times its load.
+pub(crate) const AT_ONCE: usize = 3;
 
 impl Client {
     /// Size, time, CRC32 and source of a file, as a storage knows them. The CRC32 of an appender or a slave is computed
@@ -42,11 +49,15 @@ impl Client {
         frame(Command::GetMetadata, &message, &mut head);
         let request = Request::new(Command::GetMetadata, &head, Repeat::Harmless).about(id);
         // Metadata changes, so the storage that takes the changes is the one to ask; replicas when it is down.
-        let answer = match self.shared.change(id, request, &mut Content::empty(), true).await {
-            Err(error) if error.is_of_server() => self.shared.read_answer(id, request, &mut Vec::new()).await?,
-            answer => answer?,
+        let decode = |body: &[u8]| Ok(Metadata::parse(body));
+        let told = match self.shared.change(id, request, &mut Content::empty(), true).await {
+            Ok(answer) => self.shared.finish(answer, decode).await,
+            Err(error) => Err(error),
         };
-        self.shared.finish(answer, |body| Ok(Metadata::parse(body))).await
+        match told {
+            Err(error) if error.is_of_server() => self.shared.read_answer(id, request, decode).await,
+            told => told,
+        }
     }
 
     /// The storages that may have a copy of the file, the likely ones first.
@@ -79,7 +90,7 @@ impl Client {
         let mut head = Vec::new();
         frame(Command::ActiveTest, &(), &mut head);
         let request = Request::new(Command::ActiveTest, &head, Repeat::Harmless);
-        self.shared.exchange(Server::storage(addr), request, &mut Content::empty()).await?.finish_empty();
+        self.shared.exchange(Server::storage(addr), request, &mut Content::empty()).await?.finish_empty(&self.shared);
         Ok(())
     }
 }
@@ -89,33 +100,38 @@ impl Shared {
         let message = FileRequest { group: id.group, name: id.name };
         let mut head = Vec::with_capacity(160);
         frame_flags(Command::QueryFileInfo, flags.to_byte(), &message, &mut head);
-        let slowness = if flags.no_crc { 1 } else { SLOW };
+        // The name of a file that never changes tells its CRC32.
+        let slowness = if flags.no_crc || is_fixed(id) { 1 } else { SLOW };
         let request = Request { slowness, ..Request::new(Command::QueryFileInfo, &head, Repeat::Harmless).about(id) };
-        let answer = self.read_answer(id, request, &mut Vec::new()).await?;
-        self.finish(answer, FileInfo::decode).await
+        self.read_answer(id, request, FileInfo::decode).await
     }
 
-    /// Sends a request to the storages that have the file until one does it.
-    pub(crate) async fn read_answer(
+    /// Sends a request to the storages that have the file until one does it; one at a time if it is a slow one.
+    async fn read_answer<T: Send>(
         &self,
         id: &FileId,
         request: Request<'_>,
-        tried: &mut Vec<SocketAddr>,
-    ) -> Result<Answer, Error> {
-        let pulse = Pulse::default();
+        decode: impl Fn(&[u8]) -> Result<T, WireError> + Sync,
+    ) -> Result<T, Error> {
+        let (pulse, decode) = (Pulse::default(), &decode);
         let request = Request { pulse: Some(&pulse), ..request };
         let attempt = |storage| -> Attempt<'_, _> {
-            Box::pin(async move { self.exchange(Server::storage(storage), request, &mut Content::empty()).await })
+            Box::pin(async move {
+                let answer = self.exchange(Server::storage(storage), request, &mut Content::empty()).await?;
+                self.finish(answer, decode).await
+            })
         };
-        self.read(id, &pulse, tried, attempt).await
+        let at_once = if request.slowness > 1 { 1 } else { AT_ONCE };
+        self.read(id, &pulse, at_once, &mut Vec::new(), attempt).await
     }
 
-    /// Makes attempts at the storages that have the file until one succeeds. Those in `tried` are left out; those asked
-    /// are added. `pulse` is that of the attempts.
+    /// Makes attempts at the storages that have the file until one succeeds, no more than `at_once` at a time but for those
+    /// at storages that are gone. Storages in `tried` are left out; those asked are added. `pulse` is that of the attempts.
     pub(crate) async fn read<'a, T: Send>(
         &'a self,
         id: &'a FileId,
         pulse: &Pulse,
+        at_once: usize,
         tried: &mut Vec<SocketAddr>,
         attempt: impl Fn(SocketAddr) -> Attempt<'a, Result<T, Error>>,
     ) -> Result<T, Error> {
@@ -125,10 +141,12 @@ impl Shared {
             self.enlist(&mut search, id, known);
         }
         let mut race = Race::new(pulse);
+        let mut probes = 0;
         // Not found is the weakest finding: any other failure leaves open whether the file exists.
         let (mut missing, mut failure, mut unknown) = (None, None, None);
         loop {
-            match search.next(tried) {
+            let has_room = race.working().count() < at_once;
+            match if has_room { search.next(tried) } else { None } {
                 Some(Next::Ask(storage)) => {
                     tried.push(storage);
                     let attempt = attempt(storage);
@@ -137,15 +155,34 @@ impl Shared {
                 Some(Next::LookUp(what)) => {
                     race.start(None, async move { Outcome::Found(self.look_up(what, id).await) });
                 }
-                None if race.is_empty() => break,
+                None if !race.is_on() && !search.looking => break,
                 None => {}
             }
-            let patience = search.has_more().then_some(self.config.failover_after);
+            let patience = (search.has_more() && probes == 0).then_some(self.config.failover_after);
             let (outcome, overtaken) = match race.next(patience).await {
                 Event::Ended { outcome, overtaken } => (outcome, overtaken),
-                Event::Stalled => continue,
+                Event::Stalled => {
+                    let working: Vec<_> = race.working().collect();
+                    if working.len() >= at_once {
+                        probes = working.len();
+                        for storage in working {
+                            let (server, pulse) = (Server::storage(storage), pulse.clone());
+                            let probe = async move { Outcome::Probed(storage, self.is_gone(server, &pulse).await) };
+                            race.start(None, probe);
+                        }
+                    }
+                    continue;
+                }
             };
             match outcome {
+                Outcome::Probed(storage, is_gone) => {
+                    probes -= 1;
+                    if is_gone {
+                        tracing::debug!(%storage, %id, "silent, and answers no probe");
+                        self.left_behind(storage);
+                        race.is_gone(storage);
+                    }
+                }
                 Outcome::Found(Ok(storages)) => {
                     search.looking = false;
                     self.enlist(&mut search, id, &storages);
@@ -161,8 +198,7 @@ impl Shared {
                 Outcome::Answered(_, Ok(done)) => {
                     for slow in overtaken {
                         tracing::debug!(storage = %slow, %id, "another storage was faster by far");
-                        self.health.lock().failed(slow, Instant::now());
-                        self.routes.lock().forget_storage(slow);
+                        self.left_behind(slow);
                     }
                     return Ok(done);
                 }
@@ -186,6 +222,12 @@ impl Shared {
         }
         let none = || Error::Invalid(format!("no other storage has {id}"));
         Err(failure.or(unknown).or(missing).unwrap_or_else(none))
+    }
+
+    /// A storage was silent for too long.
+    pub(crate) fn left_behind(&self, storage: SocketAddr) {
+        self.health.lock().failed(storage, Instant::now());
+        self.routes.lock().forget_storage(storage);
     }
 
     async fn look_up(&self, what: LookUp, id: &FileId) -> Result<Arc<[SocketAddr]>, Error> {
@@ -228,6 +270,8 @@ impl Shared {
 enum Outcome<T> {
     Answered(SocketAddr, Result<T, Error>),
     Found(Result<Arc<[SocketAddr]>, Error>),
+    /// Whether it is gone.
+    Probed(SocketAddr, bool),
 }
 
 /// Where more storages come from, the most likely first.

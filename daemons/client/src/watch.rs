@@ -52,14 +52,19 @@ impl Shared {
     async fn gone(&self, server: Server, pulse: &Pulse, watch: Watch) {
         loop {
             pulse.quiet(self.config.failover_after).await;
-            let seen = pulse.beats();
-            if watch == Watch::Never || (watch == Watch::Untouched && seen > 0) {
+            if watch == Watch::Never || (watch == Watch::Untouched && pulse.beats() > 0) {
                 return std::future::pending().await;
             }
-            if !self.probe(server).await && pulse.beats() == seen {
+            if self.is_gone(server, pulse).await {
                 return;
             }
         }
+    }
+
+    /// Whether the server does not answer a probe, and nothing of the requests with `pulse` moves meanwhile.
+    pub(crate) async fn is_gone(&self, server: Server, pulse: &Pulse) -> bool {
+        let seen = pulse.beats();
+        !self.probe(server).await && pulse.beats() == seen
     }
 
     /// Whether the server answers a small request on a new connection soon.

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::access_log::AccessLog;
 use crate::acks::Acks;
+use crate::blocking;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
@@ -192,7 +193,7 @@ fn ask_group(config: &StorageConfig, dial: Dial) -> anyhow::Result<GroupName> {
 }
 
 /// Opens everything on disk.
-fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, InitState)> {
+pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(Service, InitState)> {
     let data = config.base_path.join("data");
     std::fs::create_dir_all(&data).with_context(|| {
         format!("base_path = {}: cannot make its data directory (wrong path or owner?)", config.base_path.display())
@@ -330,13 +331,10 @@ impl Background {
     async fn run(self, mut stopped: watch::Receiver<bool>, ready: Ready) {
         let config = self.config.clone();
         let service = self.service.clone();
-        let mut saved = String::new();
         tokio::select! {
-            _ = stopped.wait_for(|s| *s) => {}
+            () = keep_house(&config, &service, &mut stopped) => {}
             () = self.report(ready) => {}
-            () = keep_house(&config, &service, &mut saved) => {}
         }
-        save_stat(&config, &service, &mut saved);
     }
 
     /// Finds out who we are, then attends to every tracker; never returns.
@@ -430,25 +428,37 @@ fn own_address(bound: IpAddr) -> IpAddr {
     if bound.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { bound }
 }
 
-/// The small jobs that recur; never returns.
-async fn keep_house(config: &StorageConfig, service: &Service, saved: &mut String) {
+/// The small jobs that recur, until it is stopped. It is not to be dropped before: a write would go on meanwhile.
+async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mut watch::Receiver<bool>) {
     let mut ticks = interval(TICK);
     let mut save_at = Instant::now() + config.stat_save_interval;
+    let mut saved = String::new();
     loop {
-        let now = ticks.tick().await;
-        service.store.refresh_space();
-        if let Some(log) = &service.access {
-            log.flush();
+        let now = tokio::select! {
+            now = ticks.tick() => now,
+            _ = stopped.wait_for(|s| *s) => break,
+        };
+        let present = service.clone();
+        let looked = blocking::run(move || {
+            present.store.refresh_space();
+            if let Some(log) = &present.access {
+                log.flush();
+            }
+            Ok(())
+        });
+        if let Err(e) = looked.await {
+            error!("cannot look at the free space: {e}");
         }
         if now >= save_at {
             save_at = now + config.stat_save_interval;
-            save_stat(config, service, saved);
+            save_stat(config, service, &mut saved).await;
         }
     }
+    save_stat(config, service, &mut saved).await;
 }
 
 /// Writes `storage_stat.dat` if it would say something new.
-fn save_stat(config: &StorageConfig, service: &Service, saved: &mut String) {
+async fn save_stat(config: &StorageConfig, service: &Service, saved: &mut String) {
     let position = service.rotation.position();
     let file = StorageStatFile {
         stat: service.counters.snapshot(),
@@ -458,7 +468,8 @@ fn save_stat(config: &StorageConfig, service: &Service, saved: &mut String) {
     };
     let text = file.to_text();
     if text != *saved {
-        match replace_file(&stat_path(config), text.as_bytes()) {
+        let (path, new) = (stat_path(config), text.clone());
+        match blocking::run(move || replace_file(&path, new.as_bytes())).await {
             Ok(()) => *saved = text,
             Err(e) => warn!("{e}"),
         }

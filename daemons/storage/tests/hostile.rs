@@ -5,9 +5,11 @@
 mod common;
 
 use common::{Answer, Client, Fixture, group};
+use fdfs_protocol::header::Header;
 use fdfs_protocol::storage::{Download, FileRequest, MetadataMode, UploadHead};
 use fdfs_protocol::{Command, Encode, ExtName, RemoteName};
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 const EINVAL: u8 = 22;
 
@@ -354,4 +356,19 @@ fn a_name_too_long_for_a_record_with_its_store_path_is_refused() {
     let changes = f.changes();
     assert_eq!(changes.len(), before + made);
     assert!(changes.iter().all(|line| line.contains("M00/")), "{changes:?}");
+}
+
+/// Only one question at a time is received: each may be large.
+#[test]
+fn a_question_that_trickles_in_does_not_keep_others_waiting() {
+    let f = Fixture::with(|config| config.network_timeout = Duration::from_secs(2));
+    let mut slow = f.client();
+    slow.send(&Header { body_len: 1 << 20, cmd: Command::SyncCompare.code(), status: 0 }.encode());
+    slow.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // A byte now and then is always in time; all of it is not.
+    while !matches!(slow.stream.read(&mut [0]), Ok(0)) {
+        assert!(Instant::now() < deadline, "still waiting for the rest");
+        slow.send(b"x");
+    }
 }

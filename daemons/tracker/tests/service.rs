@@ -15,7 +15,7 @@ use fdfs_protocol::stat::{StatBlock, StorageStatus};
 use fdfs_protocol::tracker::{DeleteStorage, GroupQuery, StorageList, StorageQuery, StoreOne};
 use fdfs_protocol::{Command, Status};
 use fdfs_tracker::{Tracker, TrackerConfig};
-use support::{Double, Peer, Running, join_request, space};
+use support::{Double, Peer, Running, join_request, space, until};
 
 const LOCAL: &str = "127.0.0.1";
 
@@ -162,14 +162,13 @@ fn max_connections_and_allow_hosts() {
     gone.send(&Header { body_len: 0, cmd: Command::Quit.code(), status: 0 }.encode());
     assert!(gone.is_closed());
     // The slot is free as soon as the tracker has noticed.
-    loop {
+    until("the slot is free", || {
         let mut peer = Peer::connect(running.addr());
         let mut bytes = Vec::new();
         frame(Command::ActiveTest, &(), &mut bytes);
-        if peer.stream.write_all(&bytes).is_ok() && peer.stream.read(&mut [0]).is_ok_and(|n| n > 0) {
-            break;
-        }
-    }
+        let sent = peer.stream.write_all(&bytes).is_ok();
+        (sent && peer.stream.read(&mut [0]).is_ok_and(|n| n > 0)).then_some(())
+    });
 }
 
 /// What a storage says that has its files.
@@ -186,9 +185,7 @@ fn a_storage_lives_as_long_as_its_connection() {
     let changes = storage.beat(None);
     assert!(changes.leader.is_none(), "told with the first beat");
     drop(storage);
-    while client.call(Command::QueryStoreWithoutGroupOne, &()).0.is_ok() {
-        std::thread::yield_now();
-    }
+    until("it is down", || (!client.call(Command::QueryStoreWithoutGroupOne, &()).0.is_ok()).then_some(()));
     assert_eq!(status_of(&mut client, LOCAL), StorageStatus::Offline);
     let mut again = Double::join(LOCAL, running.addr(), &rejoin_request(running.addr()));
     assert_eq!(again.reply.status, StorageStatus::Online);
@@ -202,15 +199,11 @@ fn silence_takes_a_storage_out() {
     let running = Running::start(LOCAL, "check_active_interval=1");
     let mut client = Peer::connect(running.addr());
     let mut storage = up(&running);
-    while client.call(Command::QueryStoreWithoutGroupOne, &()).0.is_ok() {
-        std::thread::yield_now();
-    }
-    loop {
+    until("it is down", || (!client.call(Command::QueryStoreWithoutGroupOne, &()).0.is_ok()).then_some(()));
+    until("it serves again", || {
         storage.beat(None);
-        if client.call(Command::QueryStoreWithoutGroupOne, &()).0.is_ok() {
-            break;
-        }
-    }
+        client.call(Command::QueryStoreWithoutGroupOne, &()).0.is_ok().then_some(())
+    });
 }
 
 #[test]
@@ -245,9 +238,7 @@ fn a_deletion_is_on_disk_when_it_is_answered() {
     let delete = DeleteStorage { group: "group1".parse().unwrap(), id: "127.0.0.2".parse().unwrap() };
     assert_eq!(client.call(Command::DeleteStorage, &delete).0, Status::EBUSY);
     drop(b);
-    while client.call(Command::DeleteStorage, &delete).0 == Status::EBUSY {
-        std::thread::yield_now();
-    }
+    until("it is down", || (client.call(Command::DeleteStorage, &delete).0 != Status::EBUSY).then_some(()));
     assert!(running.file("storage_changelog.dat").ends_with(" group1 127.0.0.2 4 \n"));
     assert!(!running.file("storage_servers_new.dat").contains("127.0.0.2"));
     assert_eq!(running.file("storage_sync_timestamp.dat"), "group1,127.0.0.1,0\n");

@@ -183,6 +183,11 @@ impl Fleet {
         disk.map(|disk| vec![disk.path.join("p0"), disk.path.join("p1")]).unwrap_or_default()
     }
 
+    /// The first file of a storage's binlog; no run fills it.
+    pub fn binlog(&self, storage: usize) -> PathBuf {
+        self.dir.join(self.shape.name(storage)).join("disk/base/data/sync/binlog.000")
+    }
+
     /// A client configuration for this cluster.
     pub fn client_conf(&self) -> PathBuf {
         self.dir.join("client.conf")

@@ -17,10 +17,12 @@
 //! | [`history`] | what they asked for, and what was answered |
 //! | [`converge`] | waiting for rest, comparing members |
 //! | [`check`] | what a file may be; pure |
+//! | [`disputes`] | files that two members took changes of |
 //! | [`report`] | the figures |
 
 pub mod check;
 pub mod converge;
+pub mod disputes;
 pub mod faults;
 pub mod fleet;
 pub mod history;
@@ -144,8 +146,9 @@ impl Run {
             let seed = options.seed.wrapping_add(round);
             say(&format!("round {}, seed {seed}", round + 1));
             let mut violations = Vec::new();
+            let marks = disputes::mark(&self.fleet)?;
             self.strain(options, seed, stop, say, report, &mut violations)?;
-            self.verify(stop, say, report, &mut violations)?;
+            self.verify(&marks, stop, say, report, &mut violations)?;
             if stop.load(Ordering::Relaxed) {
                 // Not checked to its end.
                 break;
@@ -202,6 +205,7 @@ impl Run {
     /// Waits for rest, and looks at every file.
     fn verify(
         &mut self,
+        marks: &disputes::Marks,
         stop: &AtomicBool,
         say: &(dyn Fn(&str) + Sync),
         report: &mut Report,
@@ -223,12 +227,14 @@ impl Run {
         };
         let read: Vec<_> = self.mounted.iter_mut().flat_map(|worker| worker.check(violations)).collect();
         let (fleet, clients) = (&self.fleet, &mut self.clients);
+        let disputed = disputes::since(fleet, marks)?;
+        report.disputed += disputed.len();
         let checked = fleet.host(fleet.shape().client()).run(|| {
             block_on(async {
                 let client = Client::new(fleet.client_config()?);
                 let mut checked = 0;
                 for worker in clients {
-                    checked += worker.check(&client, fleet, &listings, violations).await?;
+                    checked += worker.check(&client, fleet, &listings, &disputed, violations).await?;
                 }
                 for (path, content) in &read {
                     match check_members(&client, fleet, path, content).await {

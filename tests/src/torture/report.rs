@@ -18,6 +18,8 @@ pub struct Report {
     pub convergence: Vec<Duration>,
     /// Files compared, of all rounds.
     pub files: usize,
+    /// Of these, how often one was changed at two members in one round, so that only its being equal there was checked.
+    pub disputed: usize,
     /// What is not as it must be. None, hopefully.
     pub violations: Vec<String>,
     /// The seed of the round with the violations.
@@ -34,6 +36,7 @@ impl Report {
             faults: BTreeMap::new(),
             convergence: Vec::new(),
             files: 0,
+            disputed: 0,
             violations: Vec::new(),
             failed_seed: None,
             dir,
@@ -44,7 +47,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "rounds      {}", self.rounds)?;
-        writeln!(f, "files       {} compared", self.files)?;
+        writeln!(f, "files       {} compared, {} changed at two members", self.files, self.disputed)?;
         let mut times = self.convergence.clone();
         times.sort();
         if let (Some(median), Some(most)) = (times.get(times.len() / 2), times.last()) {

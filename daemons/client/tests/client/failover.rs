@@ -237,6 +237,84 @@ async fn copies_are_listed_and_read_one_by_one() {
     assert!(matches!(error, Error::Hung { .. }), "{error}");
 }
 
+/// Five storages with the same files, all of which the tracker believes to have them, and a file.
+async fn five() -> (Vec<Fake>, Fake, Client, FileId) {
+    let files = Files::default();
+    let mut storages = Vec::new();
+    for _ in 0..5 {
+        storages.push(storage(&files).await);
+    }
+    let tracker = tracker(&members(&storages.iter().map(|storage| storage.addr).collect::<Vec<_>>())).await;
+    let client = client(&[tracker.addr]);
+    let id = client.upload_buf(&data(), &ExtName::NONE).await.unwrap();
+    client.reset();
+    (storages, tracker, client, id)
+}
+
+#[tokio::test]
+async fn no_more_than_three_storages_work_on_one_read() {
+    let (storages, _tracker, client, id) = five().await;
+    let counts = |command| storages.iter().map(|storage| storage.count(command)).collect::<Vec<_>>();
+    // Their disks hang: they answer probes.
+    for storage in &storages {
+        storage.fail(Command::DownloadFile, Fault::Reply(Reply::Silence));
+    }
+    let read = tokio::spawn(async move { client.download_buf(&id, 0, 0).await });
+    let probed_twice = async {
+        while counts(Command::ActiveTest).iter().filter(|probes| **probes >= 2).count() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(probed_twice).await;
+    assert_eq!(counts(Command::DownloadFile).iter().sum::<usize>(), 3);
+    assert!(!read.is_finished());
+    // One of them fails: that makes room.
+    storages.iter().for_each(Fake::clear_faults);
+    let asked = storages.iter().find(|storage| storage.count(Command::DownloadFile) == 1).unwrap();
+    asked.close_connections().await;
+    assert_eq!(soon(read).await.unwrap().unwrap(), data()[0]);
+    assert_eq!(counts(Command::DownloadFile).iter().sum::<usize>(), 4);
+}
+
+#[tokio::test]
+async fn storages_that_are_gone_do_not_count() {
+    let (storages, _tracker, client, id) = five().await;
+    storages[1..].iter().for_each(Fake::hang);
+    for _ in 0..5 {
+        assert_eq!(soon(client.download_buf(&id, 0, 0)).await.unwrap(), data()[0]);
+    }
+}
+
+#[tokio::test]
+async fn one_storage_at_a_time_computes_a_checksum() {
+    let group = group().await;
+    let id = group.client.upload_appender_buf(&data(), &ExtName::NONE).await.unwrap();
+    for files in &group.files[1..] {
+        files.lock().extend(copy(&group.files[0]).lock().drain());
+    }
+    for _ in 0..2 {
+        group.storages[0].fail(Command::QueryFileInfo, Fault::Slow(4 * FAILOVER));
+        assert_eq!(group.client.file_info(&id, Default::default()).await.unwrap().size, 12);
+    }
+    assert_eq!(
+        group.count(Command::QueryFileInfo),
+        [2, 0, 0],
+        "it answers probes, so it is waited for, and not avoided"
+    );
+    assert!(group.storages[0].count(Command::ActiveTest) >= 2);
+    group.storages[0].hang();
+    assert_eq!(soon(group.client.file_info(&id, Default::default())).await.unwrap().size, 12);
+    assert_eq!(group.count(Command::QueryFileInfo)[1..].iter().sum::<usize>(), 1, "it is gone: one other computes it");
+}
+
+#[tokio::test]
+async fn what_a_storage_tells_half_is_asked_of_another() {
+    let group = group().await;
+    let id = group.put().await;
+    group.storages[0].fail(Command::QueryFileInfo, Fault::Reply(Reply::Raw(Header::ok(64).encode().to_vec())));
+    assert_eq!(soon(group.client.file_info(&id, Default::default())).await.unwrap().size, 12);
+}
+
 // Uploads and changes.
 
 #[tokio::test]
@@ -272,13 +350,22 @@ async fn an_upload_returns_to_a_hung_storage_if_there_is_no_other() {
     let tracker = tracker(&members(&[only.addr])).await;
     let client = client(&[tracker.addr]);
     only.hang();
+    // It is asked, probed, given up, and asked again, each on a connection of its own.
     let wakes = async {
-        tokio::time::sleep(6 * FAILOVER).await;
+        while only.connections() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         only.go_on();
     };
     let data = data();
-    let (stored, ()) = tokio::join!(client.upload_buf(&data, &ExtName::NONE), wakes);
+    let (stored, ()) = soon(async { tokio::join!(client.upload_buf(&data, &ExtName::NONE), wakes) }).await;
     assert!(files.lock().contains_key(&stored.unwrap().name));
+    let all_seen = async {
+        while only.count(Command::UploadFile) < 2 || only.count(Command::ActiveTest) < 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(all_seen).await;
 }
 
 #[tokio::test]

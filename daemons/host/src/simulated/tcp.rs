@@ -33,6 +33,14 @@ impl TcpStream {
         Ok(TcpStream { inner: Mutex::new(inner), local, peer })
     }
 
+    /// As the real one's; here what was sent arrives all the same.
+    ///
+    /// # Errors
+    /// None.
+    pub fn set_zero_linger(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// What two runs of the same seed must have in common.
     fn trace(&self, what: &str, bytes: &[u8]) {
         let mut hasher = DefaultHasher::new();

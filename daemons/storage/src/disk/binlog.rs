@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
-use super::replace_file;
+use super::{replace_file, sync_parent};
 
 /// A file is complete at this size (FastDFS: 1 GiB).
 pub const ROTATE_AT: u64 = 1 << 30;
@@ -141,14 +141,18 @@ impl Binlog {
         let dir = data.join("sync");
         std::fs::create_dir_all(&dir)
             .map_err(|e| io::Error::new(e.kind(), format!("cannot make {}: {e}", dir.display())))?;
-        let number = match read_index(&dir)? {
-            Some(number) => number,
-            None => {
-                write_index(&dir, 0)?;
-                0
-            }
-        };
+        sync_parent(&dir)?;
+        let known = read_index(&dir)?;
+        // After a power cut the index may be behind. Lines in a file it does not tell of yet count as any other.
+        let first = known.unwrap_or(0);
+        let number = (first..).find(|number| !has_lines(&dir, number + 1)).unwrap_or(first);
+        if number != first {
+            warn!("binlog: {} is behind: going on with file {number:03}", index_path(&dir).display());
+        }
         let open = Open::new(open_file(&dir, number)?, number);
+        if known != Some(number) {
+            write_index(&dir, number)?;
+        }
         Ok(Binlog { dir, rotate_at, open: Mutex::new(open), grown: Notify::new() })
     }
 
@@ -263,7 +267,7 @@ impl Binlog {
         let next = open.number + 1;
         let begin = || {
             open.file.sync_data()?;
-            // A file of that number is a leftover of a lost index; FastDFS removes it, we keep it aside.
+            // Somebody put it there since the start; FastDFS removes it, we keep it aside.
             let path = file_path(&self.dir, next);
             if path.exists() {
                 std::fs::rename(&path, path.with_extension(format!("{next:03}.old")))?;
@@ -289,10 +293,16 @@ fn file_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("binlog.{number:03}"))
 }
 
+fn has_lines(dir: &Path, number: u32) -> bool {
+    std::fs::metadata(file_path(dir, number)).is_ok_and(|meta| meta.is_file() && meta.len() > 0)
+}
+
 fn open_file(dir: &Path, number: u32) -> io::Result<(File, u64)> {
     let path = file_path(dir, number);
     let open = || {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+        // It may have been made just now. What is written into a file without a name is lost with the power.
+        sync_parent(&path)?;
         let size = cut_incomplete_line(&mut file)?;
         Ok((file, size))
     };
@@ -449,6 +459,30 @@ mod tests {
             assert_eq!(mine, (0..200).collect::<Vec<_>>());
         }
         assert_eq!(Binlog::open_with(tmp.path(), 1000).unwrap().place().file, last);
+    }
+
+    #[test]
+    fn an_index_that_a_power_cut_left_behind_loses_no_line() {
+        let tmp = tempfile::tempdir().unwrap();
+        let index = tmp.path().join("sync/binlog_index.dat");
+        let log = Binlog::open_with(tmp.path(), 10).unwrap();
+        log.append(b"1 C M00/00/00/a\n").unwrap();
+        let behind = "current_write=0\ncurrent_compress=0\n";
+        for left in [Some(behind), None] {
+            drop(Binlog::open_with(tmp.path(), 1000).unwrap().append(b"2 C M00/00/00/b\n"));
+            match left {
+                Some(text) => std::fs::write(&index, text).unwrap(),
+                None => std::fs::remove_file(&index).unwrap(),
+            }
+            let log = Binlog::open_with(tmp.path(), 1000).unwrap();
+            assert_eq!(log.place().file, 1);
+            log.append(b"3 C M00/00/00/c\n").unwrap();
+            assert!(text(tmp.path(), 1).ends_with("2 C M00/00/00/b\n3 C M00/00/00/c\n"));
+            assert!(std::fs::read_to_string(&index).unwrap().starts_with("current_write=1\n"));
+        }
+        // Made, but never written to: the lines are where the index says.
+        std::fs::write(tmp.path().join("sync/binlog.002"), "").unwrap();
+        assert_eq!(Binlog::open(tmp.path()).unwrap().place().file, 1);
     }
 
     #[test]

@@ -97,6 +97,12 @@ impl Meta {
         self.kind == libc::S_IFLNK
     }
 
+    /// The time of what is put in its place, or of its removal, at `now`: after its own, whatever the clock says. What was
+    /// sent to a member before is then older there, also when it comes late, over a connection that was given up.
+    pub fn time_of_next(&self, now: i64) -> i64 {
+        now.max(self.mtime.saturating_add(1))
+    }
+
     /// The time of a change that is made to it at `now`: not before the change that is there, whatever the clock says,
     /// and after it if another member made it, since members go by the times.
     pub fn time_of_change(&self, now: i64) -> i64 {

@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use fdfs_protocol::IpText;
@@ -15,6 +16,7 @@ use tracing::warn;
 
 use super::replace_file;
 use super::store::Store;
+use crate::blocking;
 use crate::clock;
 
 /// `.data_init_flag` on disk and in memory.
@@ -64,6 +66,18 @@ impl InitState {
     /// A copy of what is known.
     pub fn get(&self) -> InitFlag {
         self.flag.lock().clone()
+    }
+
+    /// [`update`](InitState::update) on a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// As [`update`](InitState::update).
+    pub async fn update_later(
+        self: &Arc<InitState>,
+        change: impl FnOnce(&mut InitFlag) + Send + 'static,
+    ) -> io::Result<()> {
+        let state = self.clone();
+        blocking::run(move || state.update(change)).await
     }
 
     /// Changes it, in memory and, if something did change, on disk.

@@ -25,7 +25,8 @@ pub mod store;
 use std::io;
 use std::path::Path;
 
-/// Replaces a small file so that a reader, or a crash, finds the old text or the new one.
+/// Replaces a small file so that a reader, or a crash, finds the old text or the new one; after this returned, also a
+/// power cut leaves the new one.
 ///
 /// # Errors
 /// What writing or renaming reported, with the path in the text.
@@ -38,7 +39,17 @@ pub fn replace_file(path: &Path, text: &[u8]) -> io::Result<()> {
         let mut file = std::fs::File::create(&tmp)?;
         file.write_all(text)?;
         file.sync_data()?;
-        std::fs::rename(&tmp, path)
+        std::fs::rename(&tmp, path)?;
+        sync_parent(path)
     };
     write().map_err(|e| io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display())))
+}
+
+/// Puts the name of a file that was made, renamed or removed on stable storage.
+///
+/// # Errors
+/// What the system reported.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
 }

@@ -263,11 +263,12 @@ impl Cluster {
             info!("{} will push the files of the group to this storage", source.source);
             self.seat(index, |seat| seat.hear(Some(StorageStatus::WaitSync), asked));
         }
-        self.save(|flag| {
+        self.save(move |flag| {
             flag.sync_old_done = true;
             flag.sync_src_server = source.source;
             flag.sync_until_timestamp = source.until;
-        });
+        })
+        .await;
         Ok(())
     }
 
@@ -282,10 +283,11 @@ impl Cluster {
                 let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);
                 if leads {
                     warn!("{} has left the group: it will not push old files to this storage", message.source);
-                    self.save(|flag| {
+                    self.save(move |flag| {
                         flag.sync_src_server = StorageId::NONE;
                         flag.sync_old_done = status.code() >= StorageStatus::Offline.code();
-                    });
+                    })
+                    .await;
                     return Err(End::Again);
                 }
                 Ok(())
@@ -294,8 +296,8 @@ impl Cluster {
         }
     }
 
-    fn save(&self, change: impl FnOnce(&mut fdfs_protocol::datafile::InitFlag)) {
-        if let Err(e) = self.init.update(change) {
+    async fn save(&self, change: impl FnOnce(&mut fdfs_protocol::datafile::InitFlag) + Send + 'static) {
+        if let Err(e) = self.init.update_later(change).await {
             warn!("{e}");
         }
     }
@@ -380,7 +382,7 @@ impl Cluster {
         for line in lines.iter().filter(|l| l.group == self.group && l.status == StorageStatus::Deleted) {
             if line.id == self.init.get().sync_src_server {
                 info!("{} has left the group", line.id);
-                self.save(|flag| flag.sync_src_server = StorageId::NONE);
+                self.save(|flag| flag.sync_src_server = StorageId::NONE).await;
             }
         }
         Ok(())

@@ -53,18 +53,24 @@ impl Service {
         }
         self.can_record()?;
         let time = removal_of(&name, &meta);
-        // Known before it is gone, so that nobody brings it back in between.
-        self.deleted.add(&name, seconds(time));
         let noted = self.pending.note(Kind::Change, &name);
-        if let Err(refusal) = self.unlink(&place, meta.size).await {
-            self.deleted.forget(&name);
-            return Err(refusal);
-        }
+        self.unlink_for_good(&place, &name, seconds(time), meta.size).await?;
         let recorded = self.record_noted(time, Change::Delete, &name, noted)?;
         let metadata = self.delete_metadata(&name)?;
         self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;
         metadata.kept().await?;
         Ok(conn.send(&Header::ok(0).encode()).await?)
+    }
+
+    /// Its name is known before it is gone, so that nobody brings it back in between; and stays known if another client
+    /// was faster.
+    async fn unlink_for_good(&self, place: &Place<'_>, name: &RemoteName, time: u32, size: u64) -> Result<(), Refusal> {
+        self.deleted.add(name, time);
+        let unlinked = self.unlink(place, size).await;
+        if unlinked.is_err_and(|refusal| refusal != Refusal::Status(Status::ENOENT)) {
+            self.deleted.forget(name);
+        }
+        unlinked
     }
 
     pub(super) async fn unlink(&self, place: &Place<'_>, size: u64) -> Result<(), Refusal> {
@@ -108,7 +114,35 @@ impl Service {
 
 /// The time of the removal of a file that is there. Where the name can be given again, it is after the file was made,
 /// whatever the clock says.
-pub(super) fn removal_of(name: &RemoteName, meta: &Meta) -> i64 {
+fn removal_of(name: &RemoteName, meta: &Meta) -> i64 {
     let now = clock::now();
-    if name.is_given_once() { now } else { now.max(meta.mtime.saturating_add(1)) }
+    if name.is_given_once() { now } else { meta.time_of_next(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StorageConfig;
+    use fdfs_protocol::GroupName;
+
+    #[tokio::test]
+    async fn a_removal_stays_known_when_another_client_was_faster() {
+        let tmp = tempfile::tempdir().unwrap();
+        let group = GroupName::new("group1").unwrap();
+        let config = StorageConfig { subdirs: 1, ..StorageConfig::standalone(tmp.path(), group) };
+        let (service, _init) = crate::storage::open(&config, group).unwrap();
+        let name: RemoteName = "M00/00/00/Ck0ABmsHvW6AJhDDAAIzYN_CIyA451.dat".parse().unwrap();
+        let place = service.place(&name).unwrap();
+        // Both have seen the file.
+        std::fs::write(place.dir().full(&place.rel), "content").unwrap();
+        service.unlink_for_good(&place, &name, 10, 7).await.unwrap();
+        let second = service.unlink_for_good(&place, &name, 10, 7).await;
+        assert_eq!(second, Err(Refusal::Status(Status::ENOENT)));
+        assert!(service.deleted.is_late(&name, 5));
+        // One that could not be removed is not known as removed.
+        service.deleted.forget(&name);
+        std::fs::create_dir(place.dir().full(&place.rel)).unwrap();
+        assert!(service.unlink_for_good(&place, &name, 10, 7).await.is_err());
+        assert!(!service.deleted.is_late(&name, 5));
+    }
 }

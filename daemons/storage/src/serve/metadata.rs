@@ -8,7 +8,6 @@ use fdfs_protocol::metadata::Metadata;
 use fdfs_protocol::storage::{MetadataMode, SetMetadata};
 use fdfs_protocol::{RemoteName, Status};
 
-use super::delete::removal_of;
 use super::{Done, Note, Place, Service, noted, seconds};
 use crate::clock;
 use crate::disk::dir;
@@ -52,8 +51,7 @@ impl Service {
         let now = clock::now();
         // Members go by the times: a change that is made after another comes after it, whatever the clock here says.
         let time = match &known {
-            Some(meta) if metadata.is_empty() => removal_of(name, meta),
-            Some(meta) => meta.time_of_change(now),
+            Some(meta) => meta.time_of_next(now),
             None => self.deleted.time_of_creation(name, now),
         };
         self.can_record()?;

@@ -36,12 +36,13 @@ use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
 use crate::disk::pending;
 use crate::names::Sum;
-use crate::net::Conn;
+use crate::net::{Conn, Gone};
 
 /// The time of a change at its source, and the source if it has said who it is.
 #[derive(Clone, Copy)]
 struct Origins<'a> {
     timestamp: u32,
+    metadata: bool,
     pusher: Option<&'a Pusher>,
 }
 
@@ -87,17 +88,23 @@ impl Service {
         let len = len.ok_or(Status::EINVAL)?;
         let _turn = self.questions.turn().ok_or(Status::EAGAIN)?;
         let mut body = Vec::with_capacity(len);
-        while body.len() < len {
-            let piece = conn.piece(0).await?;
-            body.extend_from_slice(piece);
-            let taken = piece.len();
-            conn.consume(taken);
-        }
+        let receive = async {
+            while body.len() < len {
+                let piece = conn.piece(0).await?;
+                body.extend_from_slice(piece);
+                let taken = piece.len();
+                conn.consume(taken);
+            }
+            Ok::<_, Gone>(())
+        };
+        // For all of it: whoever sends it keeps the others waiting.
+        timeout(self.settings.timeout, receive).await.unwrap_or(Err(Gone))?;
         let compare = SyncCompare::decode(&body)?;
         drop(body);
         match timeout(self.settings.timeout, self.questions.ask(compare)).await {
-            Ok(true) => Ok(()),
-            _ => Err(Status::EAGAIN.into()),
+            Ok(Status::OK) => Ok(()),
+            Ok(status) => Err(status.into()),
+            Err(_) => Err(Status::EAGAIN.into()),
         }
     }
 
@@ -109,9 +116,12 @@ impl Service {
         Ok(())
     }
 
-    /// The change is here, by this push or by an earlier one.
+    /// The change is here, by this push or by an earlier one. The times of metadata that is changed often run ahead of the
+    /// clock: these tell nothing of other files.
     fn has(&self, origin: Origins<'_>) {
-        if let Some(pusher) = origin.pusher {
+        if let Some(pusher) = origin.pusher
+            && !(origin.metadata && i64::from(origin.timestamp) > clock::now())
+        {
             self.synced.applied(pusher, origin.timestamp);
         }
     }
@@ -151,7 +161,7 @@ impl Service {
         conn.consume(len);
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
-        let origin = Origins { timestamp: head.timestamp, pusher };
+        let origin = Origins { timestamp: head.timestamp, metadata: head.name.is_metadata(), pusher };
         let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
         if !with_content {
             self.record_push(&line, false)?;
@@ -238,7 +248,7 @@ impl Service {
         let request = self.message(conn, SyncDelete::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, pusher };
+        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
         let line = origin.line(Change::Delete, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         held.set_sum(None);
@@ -295,7 +305,7 @@ impl Service {
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
         let end = head.offset.checked_add(head.len).filter(|&end| end <= i64::MAX as u64).ok_or(Status::EINVAL)?;
-        let origin = Origins { timestamp: head.timestamp, pusher };
+        let origin = Origins { timestamp: head.timestamp, metadata: head.name.is_metadata(), pusher };
         let change = match modify {
             true => Change::Modify { offset: head.offset, len: head.len },
             false => Change::Append { offset: head.offset, len: head.len },
@@ -357,7 +367,7 @@ impl Service {
         let request = self.message(conn, SyncTruncate::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, pusher };
+        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
         let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
@@ -383,7 +393,7 @@ impl Service {
     async fn take_link(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
         let request = self.two_names(conn).await?;
         let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
-        let origin = Origins { timestamp: request.timestamp, pusher };
+        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.names.hold(&request.name, self.settings.timeout).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();

@@ -115,7 +115,7 @@ impl Service {
         };
         let Ok(file) = place.dir().open_write(&place.rel) else { return };
         let dated = place.try_on("look at", |_| dir::meta_of(&file)).and_then(|meta| {
-            let time = meta.time_of_change(clock::now());
+            let time = meta.time_of_next(clock::now());
             place.try_on("set the time of", |_| dir::set_mtime(&file, seconds(time), Origin::Client)).map(|()| time)
         });
         if let Ok(time) = dated {

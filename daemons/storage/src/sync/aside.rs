@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::blocking;
-use crate::disk::replace_file;
+use crate::disk::{replace_file, sync_parent};
 
 /// Names kept at most; when there are more, the peer as a whole is in trouble, and its loop waits.
 pub const MAX: usize = 100_000;
@@ -69,6 +69,11 @@ impl Aside {
         }
         let order = names.iter().map(|(name, entry)| (entry.due, *name)).collect();
         Ok(Aside { path, names, order, lines, added: None, stale: false })
+    }
+
+    /// The file it is kept in.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// How many names there are.
@@ -155,7 +160,8 @@ impl Aside {
                 _ => Err(e),
             }),
             (Some(text), _) => replace_file(&path, text.as_bytes()),
-            (None, Some(file)) => file.sync_data(),
+            // It may have been made for these lines.
+            (None, Some(file)) => file.sync_data().and_then(|()| sync_parent(&path)),
             (None, None) => Ok(()),
         })
     }
@@ -171,9 +177,9 @@ impl Aside {
         Some((*name, self.names.get(name)?.timestamp))
     }
 
-    /// When the next name's time comes.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.order.first().map(|(due, _)| *due)
+    /// When the next name's time comes: of those whose time is still to come at `now`.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.order.iter().map(|(due, _)| *due).find(|due| *due > now)
     }
 
     /// Another try has failed; gives the pause before the next.
@@ -246,7 +252,8 @@ mod tests {
         let now = Instant::now();
         let mut aside = Aside::open(tmp.path().join("x.aside"), now).unwrap();
         aside.add(name(1), 1, now).unwrap();
-        assert_eq!((aside.due(now, |_| true), aside.next_due()), (None, Some(now + FIRST)));
+        assert_eq!((aside.due(now, |_| true), aside.next_due(now)), (None, Some(now + FIRST)));
+        assert_eq!(aside.next_due(now + FIRST), None, "its time has come");
         let pauses: Vec<_> = (0..12).map(|_| aside.failed(&name(1), now).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     }

@@ -1,35 +1,97 @@
 //! Questions of other members about what they lack (SYNC_COMPARE), on their way to the loop that pushes to the asker.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use fdfs_protocol::StorageId;
 use fdfs_protocol::peer::compare::SyncCompare;
+use fdfs_protocol::{Status, StorageId};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
-/// A question; answered when what the asker lacks is set aside for it on stable storage.
+use super::account::{Account, Scope};
+use crate::blocking;
+use crate::disk::binlog::Binlog;
+
+/// An account is kept so long after it was last asked for; askers come again every few seconds.
+const KEEP: Duration = Duration::from_secs(20);
+
+/// A question. Without an answer the asker comes again.
 #[derive(Debug)]
 pub struct Question {
     /// What the asker has.
     pub compare: SyncCompare,
-    /// To be told when it will get what it lacks.
-    pub answer: oneshot::Sender<()>,
+    /// [`Status::OK`] when what the asker lacks is set aside for it on stable storage; [`Status::EFBIG`] when there must be
+    /// more parts.
+    pub answer: oneshot::Sender<Status>,
 }
 
-/// The way to the push loops.
+/// What is known for an answer.
+#[derive(Debug, Clone)]
+pub enum Known {
+    /// The account.
+    Account(Arc<Account>),
+    /// The part is too large.
+    TooLarge,
+    /// Nothing yet: the binlog is being read.
+    Not,
+}
+
+#[derive(Debug)]
+struct Scan {
+    scope: Scope,
+    known: Known,
+    used: Instant,
+}
+
+/// The way to the push loops, and the one account that is kept for their answers.
 #[derive(Debug)]
 pub struct Questions {
     loops: Mutex<HashMap<StorageId, mpsc::Sender<Question>>>,
     one: Semaphore,
+    scan: Arc<Mutex<Option<Scan>>>,
 }
 
 impl Default for Questions {
     fn default() -> Questions {
-        Questions { loops: Mutex::default(), one: Semaphore::new(1) }
+        Questions { loops: Mutex::default(), one: Semaphore::new(1), scan: Arc::default() }
     }
 }
 
 impl Questions {
+    /// What the binlog says, if it was read for that; otherwise begins to read it, beside everything else, as soon as
+    /// nobody needs what was read before.
+    pub fn known(&self, binlog: &Arc<Binlog>, scope: Scope) -> Known {
+        let mut slot = self.scan.lock();
+        if let Some(scan) = &mut *slot {
+            let same = (scan.scope.span, scan.scope.parts) == (scope.span, scope.parts);
+            match &scan.known {
+                Known::Account(account) if account.covers(scope) => {
+                    scan.used = Instant::now();
+                    return scan.known.clone();
+                }
+                Known::TooLarge if same => {
+                    *slot = None;
+                    return Known::TooLarge;
+                }
+                // The next parts.
+                Known::Account(_) if same => {}
+                _ => return Known::Not,
+            }
+        }
+        *slot = Some(Scan { scope, known: Known::Not, used: Instant::now() });
+        drop(slot);
+        tokio::spawn(read(self.scan.clone(), binlog.clone(), scope));
+        Known::Not
+    }
+
+    /// All parts were answered, or will be others: makes room for the next account.
+    pub fn forget(&self) {
+        *self.scan.lock() = None;
+    }
+
     /// The questions of a member, for its loop. They end when the loop begins again.
     pub fn of(&self, member: StorageId) -> mpsc::Receiver<Question> {
         let (sender, receiver) = mpsc::channel(1);
@@ -42,18 +104,48 @@ impl Questions {
         self.one.try_acquire().ok()
     }
 
-    /// Asks; false if nobody pushes to the asker now, or stopped before it was done.
-    pub async fn ask(&self, compare: SyncCompare) -> bool {
+    /// Asks; `EAGAIN` also if nobody pushes to the asker now, or stopped before it was done.
+    pub async fn ask(&self, compare: SyncCompare) -> Status {
         let sender = self.loops.lock().get(&compare.sender).cloned();
-        let Some(sender) = sender else { return false };
+        let Some(sender) = sender else { return Status::EAGAIN };
         let (answer, answered) = oneshot::channel();
-        sender.send(Question { compare, answer }).await.is_ok() && answered.await.is_ok()
+        if sender.send(Question { compare, answer }).await.is_err() {
+            return Status::EAGAIN;
+        }
+        answered.await.unwrap_or(Status::EAGAIN)
+    }
+}
+
+/// Reads the binlog, and forgets what it says when nobody asks any more.
+async fn read(slot: Arc<Mutex<Option<Scan>>>, binlog: Arc<Binlog>, scope: Scope) {
+    let known = match blocking::run(move || Account::read(&binlog, scope)).await {
+        Ok(Some(account)) => Known::Account(Arc::new(account)),
+        Ok(None) => Known::TooLarge,
+        Err(e) => {
+            warn!("cannot say what another member lacks: {e}");
+            *slot.lock() = None;
+            return;
+        }
+    };
+    *slot.lock() = Some(Scan { scope, known, used: Instant::now() });
+    loop {
+        let until = match &*slot.lock() {
+            // What took its place has a task of its own.
+            Some(scan) if scan.scope == scope && !matches!(scan.known, Known::Not) => scan.used + KEEP,
+            _ => return,
+        };
+        if until <= Instant::now() {
+            *slot.lock() = None;
+            return;
+        }
+        sleep_until(until).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::account::Span;
 
     fn question() -> SyncCompare {
         let id = |text: &str| text.parse().unwrap();
@@ -63,19 +155,53 @@ mod tests {
     #[tokio::test]
     async fn questions_reach_the_loop_of_the_asker_or_fail() {
         let questions = Questions::default();
-        assert!(!questions.ask(question()).await);
+        assert_eq!(questions.ask(question()).await, Status::EAGAIN);
         let mut receiver = questions.of("2".parse().unwrap());
         let serve = async {
             let first = receiver.recv().await.unwrap();
-            first.answer.send(()).unwrap();
+            first.answer.send(Status::OK).unwrap();
             drop(receiver.recv().await.unwrap());
             drop(receiver);
         };
         let ask = async {
-            assert!(questions.ask(question()).await);
-            assert!(!questions.ask(question()).await, "given up");
+            assert_eq!(questions.ask(question()).await, Status::OK);
+            assert_eq!(questions.ask(question()).await, Status::EAGAIN, "given up");
         };
         tokio::join!(serve, ask);
-        assert!(!questions.ask(question()).await, "the loop has ended");
+        assert_eq!(questions.ask(question()).await, Status::EAGAIN, "the loop has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_is_made_once_and_kept_while_it_is_asked_for() {
+        let tmp = tempfile::tempdir().unwrap();
+        let binlog = Arc::new(Binlog::open(tmp.path()).unwrap());
+        let questions = Questions::default();
+        let scope = |until, part| Scope { span: Span { since: 0, until }, part, parts: 2 };
+        let wait = async |scope| loop {
+            match questions.known(&binlog, scope) {
+                Known::Account(account) => return account,
+                _ => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        };
+        let first = wait(scope(1, 0)).await;
+        for _ in 0..3 {
+            tokio::time::sleep(KEEP / 2).await;
+            assert!(Arc::ptr_eq(&first, &wait(scope(1, 1)).await), "both parts at once, and kept");
+            assert!(matches!(questions.known(&binlog, scope(2, 0)), Known::Not), "somebody else waits");
+        }
+        let began = Instant::now();
+        let second = wait(scope(2, 0)).await;
+        assert!(!Arc::ptr_eq(&first, &second) && began.elapsed() <= 2 * KEEP);
+        questions.forget();
+        let third = wait(scope(1, 0)).await;
+        assert!(began.elapsed() <= 2 * KEEP && !Arc::ptr_eq(&first, &third));
+        tokio::time::sleep(2 * KEEP).await;
+        assert!(questions.scan.lock().is_none());
+        // What cannot be read is tried anew.
+        std::fs::remove_file(binlog.file_path(0)).unwrap();
+        assert!(matches!(questions.known(&binlog, scope(3, 0)), Known::Not));
+        while questions.scan.lock().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }

@@ -81,6 +81,20 @@ pub struct Lane {
     had_last: bool,
     /// The peer closes, or has closed, this connection.
     stale: bool,
+    /// Something was sent that is not answered.
+    asking: bool,
+}
+
+impl Drop for Lane {
+    /// What was given up is sent again over another connection: of this one nothing more shall arrive, after what comes
+    /// over that.
+    fn drop(&mut self) {
+        if self.asking
+            && let Err(e) = self.stream.set_zero_linger()
+        {
+            debug!("{}: what is on its way may arrive late: {e}", self.peer);
+        }
+    }
 }
 
 impl Lane {
@@ -90,7 +104,7 @@ impl Lane {
     /// What the system reported.
     pub async fn connect(service: Arc<Service>, peer: SocketAddr, dial: Dial) -> io::Result<Lane> {
         let (stream, _) = fdfs_server::link::connect([peer], dial).await?;
-        Ok(Lane { service, stream, peer, timeout: dial.answer, had_last: false, stale: false })
+        Ok(Lane { service, stream, peer, timeout: dial.answer, had_last: false, stale: false, asking: false })
     }
 
     /// Whether another connection is needed for the next push.
@@ -397,6 +411,7 @@ impl Lane {
         let mut out = Vec::with_capacity(320);
         header::frame_flags(command, flags, message, &mut out);
         let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
+        self.asking = true;
         conn.send(&out).await?;
         let (answer, body) = answer(&mut conn).await?;
         self.note(answer.status);
@@ -416,6 +431,7 @@ impl Lane {
         let counters = &self.service.counters;
         counters.tried(Count::SyncOutBytes, len);
         let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
+        self.asking = true;
         conn.send_range(&out, file, offset, len).await?;
         let (answer, _) = answer(&mut conn).await?;
         if answer.status.is_ok() {
@@ -425,8 +441,9 @@ impl Lane {
         Ok(answer)
     }
 
-    /// FastDFS closes a connection after this answer.
+    /// Takes note of an answer. FastDFS closes a connection after this one.
     fn note(&mut self, status: Status) {
+        self.asking = false;
         self.stale |= status == Status::EINVAL;
     }
 }

@@ -4,7 +4,7 @@
 //! other what it has of the files that are in question, and gets what it lacks ([`account`](super::account)). That
 //! somebody was lost is noted in a file, `<id>.lost` beside the mark files, until all members have been asked.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,9 @@ const SLACK: i64 = 60;
 
 /// Where nothing is known of a member, what is older than this is taken to be everywhere; as FastDFS's trackers do.
 const LONGEST_DELAY: i64 = 86_400;
+
+/// More parts than there are names.
+const MOST_PARTS: u32 = 1 << 30;
 
 /// Pause before a member that could not be asked is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -126,7 +129,8 @@ pub fn in_question(last: u32) -> Span {
 /// Asks the members, whenever one was lost; never returns.
 pub async fn attend(cluster: Arc<Cluster>) {
     let mut members = cluster.members.subscribe();
-    let mut answered: HashSet<(StorageId, Span, StorageId)> = HashSet::new();
+    let mut answered: HashSet<About> = HashSet::new();
+    let mut asking = Asking::default();
     let lost = &cluster.service.lost;
     loop {
         let noted = lost.all().await.unwrap_or_else(|e| {
@@ -134,7 +138,8 @@ pub async fn attend(cluster: Arc<Cluster>) {
             Vec::new()
         });
         answered.retain(|(id, span, _)| noted.contains(&(*id, *span)));
-        let mut failed = false;
+        asking.progress.retain(|(id, span, _), _| noted.contains(&(*id, *span)));
+        let (mut failed, mut again) = (false, false);
         for (id, span) in &noted {
             let others: Vec<(StorageId, Member)> = {
                 let members = members.borrow_and_update();
@@ -150,13 +155,14 @@ pub async fn attend(cluster: Arc<Cluster>) {
                 if step(Some(member.status), false) != Step::Push {
                     continue;
                 }
-                match ask(&cluster, (*id, *span), &member).await {
+                match asking.ask(&cluster, (*id, *span, other), &member).await {
                     Ok(()) => {
                         open -= 1;
                         answered.insert((*id, *span, other));
                     }
                     Err(e) => {
                         failed = true;
+                        again |= matches!(e, Trouble::Refused(_, Status::EAGAIN));
                         debug!("{other} cannot be asked for what {id} may have given only to it: {e}");
                     }
                 }
@@ -167,6 +173,9 @@ pub async fn attend(cluster: Arc<Cluster>) {
                     warn!("cannot remove the note that {id} was lost: {e}");
                 }
             }
+        }
+        if !again {
+            asking.account = None;
         }
         tokio::select! {
             () = lost.noted.notified() => {}
@@ -180,26 +189,69 @@ pub async fn attend(cluster: Arc<Cluster>) {
     }
 }
 
-/// Tells a member what is here; it sets aside for us what we lack.
-async fn ask(cluster: &Cluster, (lost, span): (StorageId, Span), member: &Member) -> Result<(), Trouble> {
-    let ip: IpAddr = member.ip.addr().ok_or(Trouble::NoAddress)?;
-    let addr = SocketAddr::new(ip, member.port);
-    let connected = Lane::connect(cluster.service.clone(), addr, cluster.dial).await;
-    let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
-    let binlog = &cluster.service.binlog;
-    // Who lost everything asks for everything.
-    let span = if lost == cluster.identity.id { Span { since: 0, ..span } } else { span };
-    let parts = parts(binlog.clone(), span).await?;
-    for part in 0..parts {
-        let files = Account::read(binlog.clone(), Scope { span, part, parts }).await?.extents();
-        let Span { since, until } = span;
-        let compare = SyncCompare { lost, sender: cluster.identity.id, since, until, part, parts, files };
-        match lane.compare(&compare).await.map_err(|_| Trouble::Broken(addr))? {
-            Status::OK => {}
-            // One of FastDFS's own: it pushes nothing of others, whatever it is asked.
-            Status::EINVAL => return Ok(()),
-            status => return Err(Trouble::Refused(addr, status)),
+/// A question: who was lost when, and who is asked.
+type About = (StorageId, Span, StorageId);
+
+/// How far members have been asked: they may want to be asked again for a part, while their own account is made.
+#[derive(Debug, Default)]
+struct Asking {
+    /// The number of parts, and the next of them.
+    progress: HashMap<About, (u32, u32)>,
+    /// The newest.
+    account: Option<Account>,
+}
+
+impl Asking {
+    /// Tells a member what is here; it sets aside for us what we lack. After an error it goes on where it was.
+    async fn ask(&mut self, cluster: &Cluster, about: About, member: &Member) -> Result<(), Trouble> {
+        let (lost, span, _) = about;
+        let ip: IpAddr = member.ip.addr().ok_or(Trouble::NoAddress)?;
+        let addr = SocketAddr::new(ip, member.port);
+        let connect = async || {
+            let connected = Lane::connect(cluster.service.clone(), addr, cluster.dial).await;
+            connected.map_err(|e| Trouble::Connect(addr, e))
+        };
+        // Nothing is read for a member that is not there.
+        let mut lane = connect().await?;
+        // Who lost everything asks for everything.
+        let span = if lost == cluster.identity.id { Span { since: 0, ..span } } else { span };
+        let (mut count, mut next) = match self.progress.get(&about) {
+            Some(known) => *known,
+            None => {
+                let binlog = cluster.service.binlog.clone();
+                (blocking::run(move || parts(&binlog, span)).await?, 0)
+            }
+        };
+        while next < count {
+            self.progress.insert(about, (count, next));
+            let scope = Scope { span, part: next, parts: count };
+            if !self.account.as_ref().is_some_and(|account| account.covers(scope)) {
+                self.account = None;
+                let binlog = cluster.service.binlog.clone();
+                self.account = blocking::run(move || Account::read(&binlog, scope)).await?;
+                // That took long, and nobody keeps connections for ever.
+                lane = connect().await?;
+            }
+            let Some(account) = &self.account else {
+                (count, next) = divide(count);
+                continue;
+            };
+            let (Span { since, until }, Scope { part, parts, .. }) = (span, scope);
+            let files = account.extents(part);
+            let compare = SyncCompare { lost, sender: cluster.identity.id, since, until, part, parts, files };
+            match lane.compare(&compare).await.map_err(|_| Trouble::Broken(addr))? {
+                Status::OK => next += 1,
+                // One of FastDFS's own: it pushes nothing of others, whatever it is asked.
+                Status::EINVAL => return Ok(()),
+                Status::EFBIG if count < MOST_PARTS => (count, next) = divide(count),
+                status => return Err(Trouble::Refused(addr, status)),
+            }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Begins anew with smaller parts.
+fn divide(count: u32) -> (u32, u32) {
+    (count.saturating_mul(4), 0)
 }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`rules`] | which records go to a peer, what its answers and its status mean; pure |
 //! | [`window`] | the records on their way, and the position that nothing unfinished is before; pure |
+//! | [`turns`] | which lane takes the next push, and when; pure |
 //! | [`reader`] | the binlog, line by line |
 //! | [`mark`] | the position on disk |
 //! | [`aside`] | what could not be pushed |
@@ -33,6 +34,7 @@ pub mod peer;
 pub mod pump;
 pub mod reader;
 pub mod rules;
+pub mod turns;
 pub mod window;
 
 use std::collections::HashSet;

@@ -70,6 +70,8 @@ pub struct Peer {
     cluster: Arc<Cluster>,
     id: StorageId,
     poison: Poison,
+    /// As long as this process lives, so that pauses outlast a connection.
+    aside: Option<Aside>,
     /// The peer was connected to since the last trouble.
     reached: bool,
     /// The peer has begun anew, and that was noted.
@@ -79,7 +81,7 @@ pub struct Peer {
 impl Peer {
     /// The loop of the member with this id.
     pub fn new(cluster: Arc<Cluster>, id: StorageId) -> Peer {
-        Peer { cluster, id, poison: Poison::default(), reached: false, anew: false }
+        Peer { cluster, id, poison: Poison::default(), aside: None, reached: false, anew: false }
     }
 
     /// Pushes until the peer leaves the group.
@@ -138,10 +140,10 @@ impl Peer {
     /// Pushes until the peer's status forbids it, or something is wrong.
     async fn push(&mut self, members: &mut watch::Receiver<Members>, member: Member) -> Result<(), Trouble> {
         let files = self.files(&member);
-        let aside = {
+        if self.aside.as_ref().is_none_or(|aside| aside.path() != files.aside()) {
             let path = files.aside();
-            blocking::run(move || Aside::open(path, Instant::now())).await?
-        };
+            self.aside = Some(blocking::run(move || Aside::open(path, Instant::now())).await?);
+        }
         let mut mark = self.mark(&files, member.status).await?;
         // A storage that is not its source has nothing for a new member before that serves.
         let Some(member) = self.wait(members, mark.state.need_sync_old).await else { return Ok(()) };
@@ -172,6 +174,7 @@ impl Peer {
         }
         mark.save_later().await?;
         debug!("replication to {}: going on from {:?}", self.id, mark.progress());
+        let Some(aside) = &mut self.aside else { return Ok(()) };
         Pump::new(self.cluster.clone(), self.id, addr, mark, aside, lane).run(members, &mut self.poison).await
     }
 

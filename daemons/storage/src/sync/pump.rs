@@ -1,10 +1,5 @@
 //! Records into lanes: what runs while a peer takes pushes.
-//!
-//! The first lane is the one on which the peer knows who pushes; what comes over it tells the peer how far it has come,
-//! and trackers send readers by that. So the first lane carries a record only when everything before that is finished,
-//! and now and then the others pause so that this comes true.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,20 +7,21 @@ use std::time::Duration;
 
 use fdfs_protocol::binlog::{Change, Record};
 use fdfs_protocol::stat::StorageStatus;
-use fdfs_protocol::{RemoteName, StorageId};
+use fdfs_protocol::{RemoteName, Status, StorageId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::account::{Account, Scope, Span};
+use super::account::{Scope, Span};
 use super::aside::{self, Aside};
-use super::compare::Question;
+use super::compare::{Known, Question};
 use super::lane::{Lane, Outcome};
 use super::mark::Mark;
 use super::peer::Trouble;
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, is_wanted, names, step};
+use super::turns::{Turn, Turns};
 use super::window::{Ticket, Window};
 use crate::acks::Reached;
 use crate::blocking;
@@ -34,10 +30,6 @@ use crate::disk::binlog::Place;
 use crate::net::Gone;
 use crate::report::members::Members;
 use crate::report::session::Cluster;
-
-/// How often the other lanes pause for the first, and for how long at most: one of them may carry a large file.
-const FIRST_LANE_EVERY: Duration = Duration::from_secs(1);
-const FIRST_LANE_WAIT: Duration = Duration::from_millis(50);
 
 /// A position that has moved is saved at least this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -85,32 +77,45 @@ enum Lost {
     Broken,
 }
 
+impl Lost {
+    fn trouble(self, addr: SocketAddr) -> Trouble {
+        match self {
+            Lost::Unconnected(e) => Trouble::Connect(addr, e),
+            Lost::Broken => Trouble::Broken(addr),
+        }
+    }
+}
+
 impl From<Gone> for Lost {
     fn from(_: Gone) -> Lost {
         Lost::Broken
     }
 }
 
+/// Nothing more can be begun before a push ends or this time, which is to come.
+enum Idle {
+    /// Or until the binlog grows: all of it was read.
+    End(Option<Instant>),
+    Until(Option<Instant>),
+}
+
 /// The state of pushing to one peer.
-pub struct Pump {
+pub struct Pump<'a> {
     cluster: Arc<Cluster>,
     id: StorageId,
     addr: SocketAddr,
     mark: Mark,
-    aside: Aside,
+    aside: &'a mut Aside,
     window: Window,
     reader: Reader,
     /// Idle lanes by number; `None` for one that carries something or was never connected.
     lanes: Vec<Option<Lane>>,
-    busy: HashSet<usize>,
+    turns: Turns,
     jobs: JoinSet<Finished>,
     /// Names that are being reconciled.
     reconciling: Vec<RemoteName>,
     /// Read, and not admitted yet.
     next: Option<(Record, Place)>,
-    first_lane_used: Instant,
-    /// Nothing is begun before.
-    resume_at: Instant,
     save_at: Option<Instant>,
     alarm_at: Instant,
     /// What the peer wants to know whether it lacks.
@@ -119,12 +124,20 @@ pub struct Pump {
     _reached: Option<Reached>,
 }
 
-impl Pump {
+impl<'a> Pump<'a> {
     /// Goes on from `mark` over `first`, and more lanes as there is work for them.
-    pub fn new(cluster: Arc<Cluster>, id: StorageId, addr: SocketAddr, mark: Mark, aside: Aside, first: Lane) -> Pump {
+    pub fn new(
+        cluster: Arc<Cluster>,
+        id: StorageId,
+        addr: SocketAddr,
+        mark: Mark,
+        aside: &'a mut Aside,
+        first: Lane,
+    ) -> Pump<'a> {
         let reader = Reader::new(cluster.service.binlog.clone(), mark.progress().place);
         let mut lanes: Vec<_> = (0..cluster.config.sync_threads.max(1)).map(|_| None).collect();
         lanes[0] = Some(first);
+        let turns = Turns::new(lanes.len(), cluster.config.sync_interval, Instant::now());
         Pump {
             questions: cluster.service.questions.of(id),
             _reached: cluster.service.acks.as_ref().map(|acks| acks.reach()),
@@ -136,12 +149,10 @@ impl Pump {
             addr,
             mark,
             aside,
-            busy: HashSet::new(),
+            turns,
             jobs: JoinSet::new(),
             reconciling: Vec::new(),
             next: None,
-            first_lane_used: Instant::now(),
-            resume_at: Instant::now(),
             save_at: None,
             alarm_at: Instant::now(),
         }
@@ -164,7 +175,8 @@ impl Pump {
             if self.hours_are_over() {
                 return Ok(());
             }
-            let at_end = self.begin().await?;
+            let idle = self.begin().await?;
+            let at_end = matches!(idle, Idle::End(_));
             if at_end && self.is_idle() {
                 self.caught_up().await?;
             }
@@ -172,7 +184,8 @@ impl Pump {
             if self.save_at.is_some_and(|at| at <= now) || self.mark.unsaved() >= self.cluster.config.write_mark_every {
                 self.save().await?;
             }
-            let wake = self.wake_at(sign_at);
+            let (Idle::End(until) | Idle::Until(until)) = idle;
+            let wake = [self.save_at, until].into_iter().flatten().fold(sign_at, Instant::min);
             let binlog = self.cluster.service.binlog.clone();
             tokio::select! {
                 Some(joined) = self.jobs.join_next(), if !self.jobs.is_empty() => {
@@ -208,41 +221,36 @@ impl Pump {
         self.window.is_empty() && self.next.is_none()
     }
 
-    fn wake_at(&self, sign_at: Instant) -> Instant {
-        let resumes = Some(self.resume_at).filter(|at| *at > Instant::now());
-        let paused = self.lanes.len() > 1 && !self.window.is_empty();
-        let pause_ends = paused.then(|| self.first_lane_used + FIRST_LANE_EVERY + FIRST_LANE_WAIT);
-        // What is due and was not begun waits for a job to end.
-        let aside = self.aside.next_due().filter(|due| self.jobs.is_empty() || *due > Instant::now());
-        [self.save_at, aside, pause_ends, resumes].into_iter().flatten().fold(sign_at, Instant::min)
-    }
-
-    /// Begins what can be begun; true when there is nothing more in the binlog.
-    async fn begin(&mut self) -> Result<bool, Trouble> {
+    /// Begins what can be begun.
+    async fn begin(&mut self) -> Result<Idle, Trouble> {
         loop {
-            if self.resume_at > Instant::now() {
-                return Ok(false);
-            }
-            let Some(number) = self.free_lane() else { return Ok(false) };
+            let now = Instant::now();
+            let number = match self.turns.next(self.window.is_empty(), now) {
+                Turn::Lane(number) => number,
+                Turn::Not(until) => return Ok(Idle::Until(Some(until))),
+                Turn::Full => return Ok(Idle::Until(None)),
+            };
             let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
-            if let Some((name, timestamp)) = self.aside.due(Instant::now(), |name| !busy(name)) {
+            if let Some((name, timestamp)) = self.aside.due(now, |name| !busy(name)) {
                 self.reconciling.push(name);
                 self.start(number, Job::Aside(name, timestamp));
                 continue;
             }
+            // What is due by now has to wait for a push to end.
+            let due = self.aside.next_due(now);
             if self.aside.len() >= aside::MAX {
-                return Ok(false);
+                return Ok(Idle::Until(due));
             }
             let Some((record, end)) = (match self.next.take() {
                 None => self.read().await?,
                 next => next,
             }) else {
-                return Ok(true);
+                return Ok(Idle::End(due));
             };
             let names = names(&record);
             if names.iter().flatten().any(|name| self.reconciling.contains(name)) {
                 self.next = Some((record, end));
-                return Ok(false);
+                return Ok(Idle::Until(due));
             }
             if self.aside.contains(&record.name) && !matches!(record.change, Change::Rename { .. }) {
                 // The next try brings this change too. Of a name that is given back it does not tell where the file was.
@@ -255,41 +263,14 @@ impl Pump {
                 Ok(ticket) => self.start(number, Job::Record(record, ticket, end)),
                 Err(_) => {
                     self.next = Some((record, end));
-                    return Ok(false);
+                    return Ok(Idle::Until(due));
                 }
             }
         }
     }
 
-    /// The lane for the next push.
-    fn free_lane(&mut self) -> Option<usize> {
-        let free = |number: &usize| !self.busy.contains(number);
-        if self.lanes.len() == 1 || self.is_idle_but_next() {
-            return Some(0).filter(free);
-        }
-        let waited = self.first_lane_used.elapsed();
-        if waited >= FIRST_LANE_EVERY {
-            if waited < FIRST_LANE_EVERY + FIRST_LANE_WAIT {
-                return None;
-            }
-            // Something takes long; the others go on meanwhile.
-            self.first_lane_used = Instant::now();
-        }
-        (1..self.lanes.len()).find(free)
-    }
-
-    fn is_idle_but_next(&self) -> bool {
-        self.window.is_empty() && !self.busy.contains(&0)
-    }
-
     fn start(&mut self, number: usize, job: Job) {
-        if number == 0 {
-            self.first_lane_used = Instant::now();
-        }
-        if !self.cluster.config.sync_interval.is_zero() {
-            self.resume_at = Instant::now() + self.cluster.config.sync_interval;
-        }
-        self.busy.insert(number);
+        self.turns.begin(number, Instant::now());
         let lane = self.lanes[number].take();
         let (cluster, addr) = (self.cluster.clone(), self.addr);
         self.jobs.spawn(async move {
@@ -334,12 +315,12 @@ impl Pump {
 
     fn finish(&mut self, finished: Finished, poison: &mut Poison) -> Result<(), Trouble> {
         let Finished { number, lane, job, result } = finished;
-        self.busy.remove(&number);
+        self.turns.end(number);
         self.lanes[number] = lane;
         let result = match result {
             Ok(outcome) => Ok(outcome),
             Err(Lost::Broken) => Err(Gone),
-            Err(Lost::Unconnected(e)) => return Err(Trouble::Connect(self.addr, e)),
+            Err(lost @ Lost::Unconnected(_)) => return Err(lost.trouble(self.addr)),
         };
         match job {
             Job::Record(record, ticket, end) => {
@@ -382,9 +363,10 @@ impl Pump {
                         let pause = self.aside.failed(&name, Instant::now());
                         debug!("replication to {}: {name}: {outcome:?}; trying again in {pause:?}", self.id);
                     }
+                    // Its lane is made anew when it is needed. If the peer is gone, so are the others.
                     Err(Gone) => {
-                        self.aside.failed(&name, Instant::now());
-                        return Err(Trouble::Broken(self.addr));
+                        let pause = self.aside.failed(&name, Instant::now());
+                        debug!("replication to {}: {name}: the connection broke; trying again in {pause:?}", self.id);
                     }
                 }
             }
@@ -397,21 +379,46 @@ impl Pump {
         let Question { compare, answer } = question;
         let span = Span { since: compare.since, until: compare.until };
         let scope = Scope { span, part: compare.part, parts: compare.parts };
-        let account = Account::read(self.cluster.service.binlog.clone(), scope).await?;
-        // Who lost its disks lost what this storage had pushed to it, too, and its source need not have all of that.
-        let lacking = account.ahead_of(&compare.files, compare.sender == compare.lost);
+        let account = match self.cluster.service.questions.known(&self.cluster.service.binlog, scope) {
+            Known::Account(account) => account,
+            Known::TooLarge => {
+                let _ = answer.send(Status::EFBIG);
+                return Ok(());
+            }
+            Known::Not => return Ok(()),
+        };
+        let lost = compare.lost;
+        let compared = blocking::run(move || {
+            // Who lost its disks lost what this storage had pushed to it, too, and its source need not have all of that.
+            Ok(account.ahead_of(compare.part, &compare.files, compare.sender == compare.lost))
+        });
+        let lacking = compared.await?;
+        if lacking.len() > aside::MAX {
+            self.cluster.service.questions.forget();
+            let _ = answer.send(Status::EFBIG);
+            return Ok(());
+        }
+        // All or nothing: what the asker has by the next time, it need not have looked at again.
+        if self.aside.len() + lacking.len() > aside::MAX {
+            return Ok(());
+        }
         let now = Instant::now();
         for (name, timestamp) in &lacking {
             self.aside.add(*name, *timestamp, now)?;
+            // All loops share this thread.
+            tokio::task::consume_budget().await;
         }
         self.aside.sync().await?;
         if !lacking.is_empty() {
-            info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), compare.lost);
+            info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), lost);
         }
         // This storage may not have seen that somebody was lost: it was away, or it was over before the next beat.
-        self.cluster.service.lost.hear(compare.lost, span).await?;
+        self.cluster.service.lost.hear(lost, span).await?;
+        if scope.part + 1 == scope.parts {
+            self.cluster.service.questions.forget();
+        }
         // An asker that is gone asks again.
-        let _ = answer.send(());
+        let _ = answer.send(Status::OK);
         Ok(())
     }
 
@@ -458,10 +465,12 @@ impl Pump {
         Ok(())
     }
 
-    /// An idle connection that broke is found out before it is needed.
+    /// An idle connection that broke is found out before it is needed, and a peer that is gone while nothing is pushed.
     async fn keep_alive(&mut self) -> Result<(), Trouble> {
-        if let Some(lane) = &mut self.lanes[0] {
-            lane.keep_alive().await.map_err(|_| Trouble::Broken(self.addr))?;
+        match &mut self.lanes[0] {
+            Some(lane) => lane.keep_alive().await.map_err(|_| Trouble::Broken(self.addr))?,
+            None if self.turns.is_busy(0) => {}
+            none => *none = Some(connect(&self.cluster, self.addr, 0).await.map_err(|lost| lost.trouble(self.addr))?),
         }
         // The others are made when they are needed.
         self.lanes.iter_mut().skip(1).for_each(|lane| *lane = None);
@@ -469,7 +478,7 @@ impl Pump {
     }
 }
 
-impl Drop for Pump {
+impl Drop for Pump<'_> {
     /// At the end of the process. What is not saved is pushed twice, which is no harm; but it need not be.
     fn drop(&mut self) {
         if self.mark.is_saved() {

@@ -11,11 +11,11 @@ use crate::blocking;
 use crate::disk::binlog::{Binlog, Place};
 
 /// Bytes read at once.
-const CHUNK: u64 = 256 * 1024;
+pub(super) const CHUNK: u64 = 256 * 1024;
 /// What was written a moment ago is in memory; more than this may come from the disk, on another thread.
 const RECENT: u64 = 64 * 1024;
 /// A piece of a file without a line end that is longer than this is no line.
-const MAX_LINE: usize = 4096;
+pub(super) const MAX_LINE: usize = 4096;
 
 /// A line of the binlog.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,16 +100,7 @@ impl Reader {
         {
             return Ok(file.clone());
         }
-        let path = self.binlog.file_path(number);
-        let opened = File::open(&path).map_err(|e| {
-            let packed = path.with_extension(format!("{number:03}.gz"));
-            let remedy = match e.kind() {
-                io::ErrorKind::NotFound if packed.exists() => format!(" (unpack it: gunzip {})", packed.display()),
-                _ => String::new(),
-            };
-            io::Error::new(e.kind(), format!("cannot open {}: {e}{remedy}", path.display()))
-        })?;
-        let file = Arc::new(opened);
+        let file = Arc::new(open(&self.binlog, number)?);
         self.file = Some((number, file.clone()));
         Ok(file)
     }
@@ -127,6 +118,19 @@ impl Reader {
         self.chunk.extend_from_slice(&bytes);
         Ok(())
     }
+}
+
+/// Opens a file of the binlog.
+pub(super) fn open(binlog: &Binlog, number: u32) -> io::Result<File> {
+    let path = binlog.file_path(number);
+    File::open(&path).map_err(|e| {
+        let packed = path.with_extension(format!("{number:03}.gz"));
+        let remedy = match e.kind() {
+            io::ErrorKind::NotFound if packed.exists() => format!(" (unpack it: gunzip {})", packed.display()),
+            _ => String::new(),
+        };
+        io::Error::new(e.kind(), format!("cannot open {}: {e}{remedy}", path.display()))
+    })
 }
 
 #[cfg(test)]

@@ -138,6 +138,33 @@ fn what_a_member_cannot_take_is_set_aside_and_holds_up_nobody() {
 }
 
 #[test]
+fn files_that_break_the_connection_hold_up_nobody() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    group.stop(1);
+    let good = group.client(0).upload(b"good", "txt");
+    group.stop(0);
+    group.start(1);
+    // Who cannot begin to take a file this large closes the connection in the middle of it.
+    let leaf = if good.true_name().starts_with("00/00/") { "00/01" } else { "00/00" };
+    let data = |i: usize| group.members[i].config.base_path.join("data");
+    std::fs::remove_dir(data(1).join(leaf)).unwrap();
+    std::fs::write(data(1).join(leaf), "").unwrap();
+    let count = 2 * group.members[0].config.sync_threads;
+    let bad: Vec<RemoteName> = (0..count).map(|i| format!("M00/{leaf}/large{i:06}").parse().unwrap()).collect();
+    for name in &bad {
+        std::fs::File::create(data(0).join(name.true_name())).unwrap().set_len(256 << 20).unwrap();
+    }
+    let aside = group.aside(0, 1);
+    std::fs::write(&aside, bad.iter().map(|name| format!("1 U {name}\n")).collect::<String>()).unwrap();
+    group.start(0);
+    let path = std::path::Path::new("data").join(good.true_name());
+    group.until("another file arrives", |group| group.files(1).contains_key(&path));
+    let left = std::fs::read_to_string(&aside).unwrap();
+    assert!(bad.iter().all(|name| left.contains(name.as_str())), "{left}");
+}
+
+#[test]
 fn a_link_waits_for_what_it_links_to() {
     let mut group = Group::with(2);
     (0..2).for_each(|i| group.wait_active(i));

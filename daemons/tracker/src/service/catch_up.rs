@@ -3,9 +3,11 @@
 //!
 //! The trackers to ask are those the joining storage lists. While somebody may know more than this tracker and cannot be
 //! asked, storages are refused with EAGAIN, and come again: a tracker that goes on with too little knowledge would tell
-//! the group something wrong. What is received is bounded, and parsed before it replaces anything.
+//! the group something wrong. Only one that has files of its own goes on with them when all others have been gone for
+//! a while: the cluster would stand still until the last of them is back. What is received is bounded, and parsed before it replaces anything.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,11 +20,12 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{Shared, now};
+use super::{Shared, moment, now};
 use crate::address::Addresses;
 use crate::files;
 use crate::state::election::standing::{Standing, copy_source};
-use crate::state::join::listed;
+use crate::state::join::{listed, reached};
+use crate::state::trackers::Moment;
 use crate::state::{Caller, Cluster};
 
 /// Whoever was away for longer than this asks whether another knows more.
@@ -33,6 +36,12 @@ const STATUS_LIMIT: Duration = Duration::from_secs(5);
 /// short line for each storage that is removed.
 const MAX_FILE: usize = 64 << 20;
 
+/// A tracker that could not be reached for this long does not keep one that has files of its own from going on.
+const GONE_AFTER: Duration = Duration::from_secs(30);
+
+/// Since when others could not be reached.
+type Unreached = HashMap<Vec<SocketAddr>, Moment>;
+
 /// What has to be done before a storage may join.
 #[derive(Debug)]
 pub(super) struct CatchUp {
@@ -40,8 +49,8 @@ pub(super) struct CatchUp {
     stale: AtomicBool,
     /// The others were asked.
     asked: AtomicBool,
-    /// One at a time.
-    turn: Mutex<()>,
+    /// One at a time. Holds since when the others that were asked last could not be reached.
+    turn: Mutex<Unreached>,
 }
 
 /// Why it failed.
@@ -63,7 +72,7 @@ impl CatchUp {
     /// For a tracker that started at `up_time` and was last known to live at `last_check`.
     pub(super) fn new(up_time: i64, last_check: Option<i64>) -> CatchUp {
         let stale = last_check.is_some_and(|t| up_time - t > AWAY);
-        CatchUp { stale: AtomicBool::new(stale), asked: AtomicBool::new(false), turn: Mutex::new(()) }
+        CatchUp { stale: AtomicBool::new(stale), asked: AtomicBool::new(false), turn: Mutex::default() }
     }
 
     /// Whether this tracker was away for long, and nobody has told it yet what it missed. Until then its files are as old
@@ -96,38 +105,52 @@ impl CatchUp {
     }
 
     async fn in_turn(&self, shared: &Shared, caller: &Caller, request: &JoinRequest) -> Result<(), Failure> {
-        let _turn = self.turn.lock().await;
+        let mut unreached = self.turn.lock().await;
         let others = {
-            let mut cluster = shared.cluster.lock();
+            let cluster = shared.cluster.lock();
             if !self.is_due(&cluster) {
                 return Ok(());
             }
-            let mine: Vec<IpAddr> = std::iter::once(caller.local).chain(request.tracker_ip.addr()).collect();
-            let listed = listed(request);
-            if !cluster.trackers.is_listed(&listed, &mine) {
+            match cluster.trackers.others_in(&listed(request), reached(caller, request)) {
+                Some(others) => others,
                 // It will be refused: a list without this tracker is no reason to ask anybody.
-                return Ok(());
+                None => return Ok(()),
             }
-            cluster.trackers.not_me(&listed)
         };
-        self.ask_and_copy(shared, &others).await?;
+        self.ask_and_copy(shared, &others, &mut unreached).await?;
         self.asked.store(true, Ordering::Release);
         self.stale.store(false, Ordering::Release);
         shared.wishes.note_alive();
         Ok(())
     }
 
-    async fn ask_and_copy(&self, shared: &Shared, others: &[(Addresses, u16)]) -> Result<(), Failure> {
+    async fn ask_and_copy(
+        &self,
+        shared: &Shared,
+        others: &[(Addresses, u16)],
+        unreached: &mut Unreached,
+    ) -> Result<(), Failure> {
         let others: Vec<Vec<SocketAddr>> =
             others.iter().map(|(ips, port)| ips.iter().map(|ip| SocketAddr::new(ip, *port)).collect()).collect();
         let answers = ask_all(shared, &others).await;
-        let mine = {
+        let all_gone = all_gone(unreached, moment(), &others, &answers);
+        let (mine, has_groups) = {
             let cluster = shared.cluster.lock();
             let (running_time, restart_interval) = cluster.trackers.running_times(now());
             let status = TrackerStatus { leader: false, running_time, restart_interval };
-            self.is_stale().then(|| Standing::from(status))
+            (self.is_stale().then(|| Standing::from(status)), cluster.groups().next().is_some())
         };
-        let from = copy_source(mine, &answers).map_err(|_| {
+        let source = copy_source(mine, &answers);
+        if source.is_err() && has_groups && all_gone {
+            let names: Vec<_> = others.iter().map(|to| name(to)).collect();
+            warn!(
+                "this tracker was away for long, and for {GONE_AFTER:?} none of {} could say what it missed: it goes on with \
+                 what it knows itself",
+                names.join(", ")
+            );
+            return Ok(());
+        }
+        let from = source.map_err(|_| {
             let refusals = others.iter().zip(&answers).filter_map(|(to, a)| Some((to, a.as_ref().err()?)));
             let texts: Vec<_> = refusals.map(|(to, e)| format!("{}: {e}", name(to))).collect();
             Failure::NobodyAnswers(texts.join(", "))
@@ -146,6 +169,38 @@ impl CatchUp {
         info!("the state of {groups} groups is that of tracker {} now", name(from));
         Ok(())
     }
+}
+
+/// Takes what those that were asked at this moment answered; true if for [`GONE_AFTER`] none of them could be reached, but
+/// for some that know nothing.
+fn all_gone(
+    unreached: &mut Unreached,
+    now: Moment,
+    others: &[Vec<SocketAddr>],
+    answers: &[Result<TrackerStatus, Status>],
+) -> bool {
+    unreached.retain(|tracker, _| others.contains(tracker));
+    let mut all = true;
+    for (tracker, answer) in others.iter().zip(answers) {
+        match answer {
+            Err(Status::ENOENT) => {}
+            Err(status) if is_unreached(*status) => {
+                let since = *unreached.entry(tracker.clone()).or_insert(now);
+                all &= now.saturating_sub(since) >= GONE_AFTER;
+            }
+            _ => {
+                unreached.remove(tracker);
+                all = false;
+            }
+        }
+    }
+    all
+}
+
+/// Whether nobody answered at all.
+fn is_unreached(status: Status) -> bool {
+    let codes = [libc::ECONNREFUSED, libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ENETUNREACH];
+    codes.iter().any(|code| status.0 == *code as u8)
 }
 
 fn name(addresses: &[SocketAddr]) -> String {
@@ -251,6 +306,25 @@ mod tests {
             assert!(take(&mut text, &body).is_err(), "{have}, {body:?}");
             assert_eq!(text.len(), have);
         }
+    }
+
+    #[test]
+    fn who_is_gone() {
+        let second = Duration::from_secs(1);
+        let others: Vec<Vec<SocketAddr>> = ["10.0.0.2:1", "10.0.0.3:1"].map(|a| vec![a.parse().unwrap()]).into();
+        let refused = Err(Status(libc::ECONNREFUSED as u8));
+        let (silent, nothing) = (Err(Status::ETIMEDOUT), Err(Status::ENOENT));
+        let mut unreached = Unreached::new();
+        let mut gone = |at, answers: [_; 2]| all_gone(&mut unreached, at, &others, &answers);
+        assert!(!gone(second, [refused, silent]));
+        assert!(!gone(GONE_AFTER, [refused, refused]), "not long enough");
+        assert!(!gone(GONE_AFTER + second, [silent, Err(Status::EBUSY)]), "one is there");
+        assert!(!gone(GONE_AFTER * 2, [refused, silent]), "and was there a moment ago");
+        assert!(gone(GONE_AFTER * 3, [refused, silent]));
+        assert!(gone(GONE_AFTER * 3, [refused, nothing]), "who knows nothing has nothing to tell");
+        // What one storage does not list is forgotten.
+        assert!(all_gone(&mut unreached, GONE_AFTER * 3, &others[..1], &[refused]));
+        assert!(!all_gone(&mut unreached, GONE_AFTER * 3, &others, &[refused, silent]));
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Connection {
         match command {
             C::StorageBeat => {
                 let beat = Beat::decode(body)?;
-                self.report(&member, out, |c| c.beat(&member, beat.0.as_ref(), now))
+                self.report(&member, out, |c| c.beat(&member, beat.0.as_ref(), now, moment()))
             }
             C::StorageReportDiskUsage => {
                 let usage = DiskUsage::decode(body)?;
@@ -192,7 +192,6 @@ impl Connection {
             C::StorageSyncDestReq => {
                 no_body(body)?;
                 let source = self.shared.change(|c| c.assign_source(&member, now))?;
-                info!("storage {} of {} gets old data from {:?}", member.id, member.group, source.map(|s| s.source));
                 answered(&SyncSource(source), out)
             }
             C::StorageSyncDestQuery => {
@@ -346,7 +345,7 @@ impl Connection {
             }
             C::TrackerClusterStat => {
                 let filter = TrackerClusterFilter::decode(body)?;
-                answered(&cluster.tracker_stat(&filter, self.shared.connections(), now)?, out)
+                answered(&cluster.tracker_stat(&filter, self.shared.connections(), moment())?, out)
             }
             C::StorageClusterStat => {
                 let filter = StorageClusterFilter::decode(body)?;
@@ -456,7 +455,9 @@ impl Connection {
             }
             C::TrackerGetOneSysFile => {
                 let q = GetSystemFile::decode(body)?;
-                self.shared.cluster.lock().go_on_copying(session, moment())?;
+                // Who lost its turn begins anew, if at all: what it copied is of no use to it.
+                let goes_on = self.shared.cluster.lock().go_on_copying(session, moment());
+                goes_on.inspect_err(|_| self.copy = None)?;
                 let copy = self.copy.as_ref().ok_or(Status::EACCES)?;
                 let file = copy.get(usize::from(q.index)).ok_or(Status::EINVAL)?;
                 let rest = usize::try_from(q.offset).ok().and_then(|at| file.get(at..)).ok_or(Status::EINVAL)?;

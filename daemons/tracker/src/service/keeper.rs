@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
-use super::{Shared, now};
+use super::{Shared, moment, now};
 use crate::files::{self, DataDir};
 use crate::state::Unsaved;
 
@@ -144,12 +144,7 @@ impl Worker {
             let at = Instant::now();
             if at >= next_check {
                 next_check = at + check_every;
-                for member in shared.change(|cluster| cluster.check_active(now())) {
-                    warn!(
-                        "storage {} of {} has not been heard of for {check_every:?}: offline",
-                        member.id, member.group
-                    );
-                }
+                shared.change(|cluster| cluster.check_active(moment()));
             }
             if alive || at >= next_status {
                 next_status = at + STATUS_EVERY;

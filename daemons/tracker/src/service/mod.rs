@@ -182,12 +182,18 @@ impl Shared {
     }
 
     fn transition<R>(&self, transition: impl FnOnce(&mut Cluster) -> R) -> (R, Unsaved) {
-        let mut cluster = self.cluster.lock();
-        let result = transition(&mut cluster);
-        if let Some(directory) = cluster.publish() {
-            self.directory.store(Arc::new(directory));
+        let (result, turns, unsaved) = {
+            let mut cluster = self.cluster.lock();
+            let result = transition(&mut cluster);
+            if let Some(directory) = cluster.publish() {
+                self.directory.store(Arc::new(directory));
+            }
+            (result, cluster.take_turns(), cluster.take_unsaved())
+        };
+        for turn in turns {
+            info!("{turn}");
         }
-        (result, cluster.take_unsaved())
+        (result, unsaved)
     }
 
     fn leave(&self, session: Session, member: Option<Member>) {

@@ -17,7 +17,7 @@ use fdfs_protocol::tracker::{LeaderAddress, TrackerStatus};
 use fdfs_protocol::{Command, Encode, Status};
 use fdfs_server::link::{Dial, Link, LinkError};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tracing::{debug, error, info, warn};
 
 use super::{Shared, moment, now};
@@ -49,6 +49,12 @@ impl Dialling {
     }
 }
 
+/// No longer for connecting than that each of the addresses has its share of this time: the last may be the one that works.
+fn within(limit: Duration, to: &[SocketAddr], dial: Dial) -> Dial {
+    let share = limit / u32::try_from(to.len().max(1)).unwrap_or(u32::MAX);
+    Dial { connect: dial.connect.min(share), ..dial }
+}
+
 /// The running thread. Dropping it ends it at once.
 #[derive(Debug)]
 pub(super) struct Relations {
@@ -65,6 +71,7 @@ impl Relations {
             links: HashMap::new(),
             leader: None,
             tasks: JoinSet::new(),
+            out: HashMap::new(),
         };
         let thread = thread::spawn("tracker-election", worker.run(stopped))?;
         Ok(Relations { stop: Some(stop), thread: Some(thread) })
@@ -98,6 +105,8 @@ struct Worker {
     /// The connection on which the leader knows this tracker as its follower.
     leader: Option<(Peer, Link)>,
     tasks: JoinSet<Report>,
+    /// What each of the tasks asks.
+    out: HashMap<task::Id, Order>,
 }
 
 impl Worker {
@@ -107,9 +116,18 @@ impl Worker {
             let due = self.advance();
             tokio::select! {
                 _ = &mut stopped => return,
-                Some(report) = self.tasks.join_next() => match report {
-                    Ok(report) => self.hear(report),
-                    Err(e) => error!("a question to another tracker had panicked: {e}"),
+                Some(report) = self.tasks.join_next_with_id() => match report {
+                    Ok((id, report)) => {
+                        self.out.remove(&id);
+                        self.hear(report);
+                    }
+                    Err(e) => {
+                        error!("a question to another tracker had panicked: {e}");
+                        // Without an answer the tracker would never be asked again.
+                        if let Some(order) = self.out.remove(&e.id()) {
+                            self.hear(Report { order, answer: Answer::Silent, link: None, table: None });
+                        }
+                    }
                 },
                 () = shared.leadership.notified() => {}
                 () = tokio::time::sleep(due.saturating_sub(moment())) => {}
@@ -144,10 +162,8 @@ impl Worker {
             let link = self.leader.take().map(|(_, link)| link);
             let me = self.introduction();
             let ping = PingLeader { connections: self.shared.connections() };
-            self.tasks.spawn(async move {
-                let asked = tokio::time::timeout(PING_LIMIT, self::ping(link, &to, dial, me, ping)).await;
-                let (answer, link, table) = match asked.unwrap_or(Err(io::Error::from(io::ErrorKind::TimedOut).into()))
-                {
+            let task = self.tasks.spawn(async move {
+                let (answer, link, table) = match self::ping(link, &to, dial, me, ping).await {
                     Ok((link, table)) => (Answer::Yes, Some(link), table),
                     Err(e) => {
                         warn!("leader {to:?} fails a ping: {e}");
@@ -156,10 +172,11 @@ impl Worker {
                 };
                 Report { order, answer, link, table }
             });
+            self.out.insert(task.id(), order);
             return;
         }
         let link = self.links.remove(&order.to);
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             let (answer, link) = match order.question {
                 Question::Propose(at) => notify(link, &to, dial, Command::TrackerNotifyNextLeader, at).await,
                 Question::Commit(at) => notify(link, &to, dial, Command::TrackerCommitNextLeader, at).await,
@@ -170,6 +187,7 @@ impl Worker {
             }
             Report { order, answer, link, table: None }
         });
+        self.out.insert(task.id(), order);
     }
 
     fn hear(&mut self, report: Report) {
@@ -261,7 +279,7 @@ fn settle(result: Result<Vec<u8>, LinkError>, link: Link) -> (Result<Vec<u8>, Li
 /// Asks how a tracker stands. What has no answer is asked again on a new connection after a while: across a network that
 /// was cut and is mended, an old connection would take long to find out.
 async fn status(kept: Option<Link>, to: &[SocketAddr], dial: Dial) -> (Answer, Option<Link>) {
-    let dial = Dial { connect: dial.connect.min(SILENCE), answer: dial.answer.min(SILENCE * 2), ..dial };
+    let dial = Dial { answer: dial.answer.min(SILENCE * 2), ..within(SILENCE, to, dial) };
     let (result, link) = ask(kept, to, dial, Command::TrackerGetStatus, &()).await;
     let answer = match result.as_deref().map(TrackerStatus::decode) {
         Ok(Ok(status)) => Answer::Status(status),
@@ -279,6 +297,7 @@ async fn notify(
     leader: SocketAddr,
 ) -> (Answer, Option<Link>) {
     let leader = LeaderAddress(leader);
+    let dial = within(NOTICE_LIMIT, to, dial);
     let asked = tokio::time::timeout(NOTICE_LIMIT, ask(kept, to, dial, command, &leader)).await;
     match asked {
         Ok((Ok(_), link)) => (Answer::Yes, link),
@@ -298,16 +317,21 @@ async fn ping(
     me: JoinLeader,
     ping: PingLeader,
 ) -> Result<(Link, Option<TrunkServerTable>), LinkError> {
-    let mut link = match kept {
-        Some(link) => link,
-        None => {
-            let mut link = Link::connect(to.iter().copied(), dial).await?;
-            link.ask(Command::TrackerJoinLeader, &me).await?;
-            link
-        }
+    let dial = within(PING_LIMIT, to, dial);
+    let asked = async {
+        let mut link = match kept {
+            Some(link) => link,
+            None => {
+                let mut link = Link::connect(to.iter().copied(), dial).await?;
+                link.ask(Command::TrackerJoinLeader, &me).await?;
+                link
+            }
+        };
+        let table = link.ask_for(Command::TrackerPingLeader, &ping, TrunkServerTable::decode).await?;
+        Ok((link, Some(table).filter(|t| !t.0.is_empty())))
     };
-    let table = link.ask_for(Command::TrackerPingLeader, &ping, TrunkServerTable::decode).await?;
-    Ok((link, Some(table).filter(|t| !t.0.is_empty())))
+    let asked = tokio::time::timeout(PING_LIMIT, asked).await;
+    asked.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 #[cfg(test)]
@@ -395,5 +419,48 @@ mod tests {
             tokio::join!(notify(None, &to, DIAL, Command::TrackerNotifyNextLeader, to[0]), answer);
         assert_eq!((result, cmd), (Answer::No(Status::EOPNOTSUPP), Command::TrackerNotifyNextLeader.code()));
         assert!(link.is_some(), "a refusal keeps the connection in step");
+    }
+
+    /// An address that takes no packets: its queue of connections is full.
+    fn deaf() -> (socket2::Socket, Vec<socket2::Socket>, SocketAddr) {
+        use socket2::{Domain, Socket, Type};
+        let new = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let listener = new();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let socket = new();
+            if socket.connect_timeout(&addr.into(), Duration::from_millis(200)).is_err() {
+                return (listener, queued, addr);
+            }
+            queued.push(socket);
+            assert!(queued.len() < 100, "it takes every connection");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_second_address_is_reached_though_the_first_answers_nothing() {
+        let (_listener, _queued, first) = deaf();
+        let (listener, [second]) = listen().await;
+        let to = [first, second];
+        let peer = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; HEADER_LEN];
+                while stream.read_exact(&mut head).await.is_ok() {
+                    let len = Header::decode(&head).unwrap().body_len;
+                    stream.read_exact(&mut vec![0; len as usize]).await.unwrap();
+                    stream.write_all(&Header { body_len: 0, cmd: 100, status: 0 }.encode()).await.unwrap();
+                }
+            }
+        });
+        let me = JoinLeader { up_time: 0, version: VERSION.parse().unwrap(), port: 1 };
+        let connections = PingLeader { connections: Default::default() };
+        assert!(ping(None, &to, DIAL, me, connections).await.is_ok());
+        let told = notify(None, &to, DIAL, Command::TrackerNotifyNextLeader, second).await;
+        assert_eq!(told.0, Answer::Yes);
+        peer.abort();
     }
 }

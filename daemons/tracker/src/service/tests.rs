@@ -123,6 +123,24 @@ proptest! {
     }
 }
 
+#[test]
+fn a_copier_that_loses_its_turn_keeps_nothing() {
+    let shared = shared();
+    let (mut storage, mut first) = (connect(&shared, 1), connect(&shared, 2));
+    let ask = |of: &mut Connection, command: Command, body: &[u8]| {
+        let mut out = Vec::new();
+        of.answer(Header { body_len: body.len() as u64, cmd: command.code(), status: 0 }, body, 2000, &mut out);
+        Header::decode(out.first_chunk::<HEADER_LEN>().unwrap()).unwrap().outcome()
+    };
+    let request = fdfs_protocol::peer::JoinRequest::decode(&join_body(23000, 1, true, 0)).unwrap();
+    storage.join_after(Ok(()), &request, &mut Vec::new());
+    assert!(ask(&mut first, Command::TrackerGetSysFilesStart, &[]).is_ok());
+    assert!(ask(&mut first, Command::TrackerGetOneSysFile, &[0; 9]).is_ok() && first.copy.is_some());
+    shared.cluster.lock().end_copy(first.caller.session);
+    assert_eq!(ask(&mut first, Command::TrackerGetOneSysFile, &[0; 9]), fdfs_protocol::Status::EACCES);
+    assert!(first.copy.is_none());
+}
+
 /// What holds between any two requests.
 fn check(shared: &Shared) {
     let mut cluster = shared.cluster.lock();

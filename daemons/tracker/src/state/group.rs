@@ -7,6 +7,7 @@ use fdfs_protocol::peer::SyncedTo;
 use fdfs_protocol::stat::StorageStatus;
 
 use super::storage::Storage;
+use super::turn::{Cause, Turn};
 use crate::directory::{GroupCursors, GroupView, Rules, StoreServer};
 use fdfs_protocol::peer::PathSpace as Space;
 
@@ -47,6 +48,8 @@ pub struct Group {
     pub trunk_changes: u32,
     /// Round-robin positions, shared with the picture queries read.
     pub cursors: Arc<GroupCursors>,
+    /// What became of its members since somebody asked.
+    turns: Vec<Turn>,
     /// The picture of this group, unless something changed since it was made.
     view: Option<Arc<GroupView>>,
 }
@@ -69,6 +72,7 @@ impl Group {
             changes: 0,
             trunk_changes: 0,
             cursors: Arc::default(),
+            turns: Vec::new(),
             view: None,
         }
     }
@@ -96,10 +100,14 @@ impl Group {
         self.members.iter_mut().find(|m| m.id == *id)
     }
 
-    /// The member of this id, to change what queries do not see. Who changes its status calls
-    /// [`Group::note_change`] as well.
+    /// The member of this id, to change what queries do not see.
     pub fn member_quietly(&mut self, id: &StorageId) -> Option<&mut Storage> {
         self.members.iter_mut().find(|m| m.id == *id)
+    }
+
+    /// Every member, to change what queries do not see.
+    pub fn members_quietly(&mut self) -> impl Iterator<Item = &mut Storage> {
+        self.members.iter_mut()
     }
 
     /// Every member, to change them.
@@ -211,12 +219,28 @@ impl Group {
         self.view = None;
     }
 
+    /// The status of a member changes: the only way to do that. What the other members have to be told of calls for
+    /// [`Group::note_change`] as well.
+    pub fn turn(&mut self, id: &StorageId, to: StorageStatus, cause: Cause) {
+        let group = self.name;
+        let Some(member) = self.member_mut(id) else { return };
+        let from = std::mem::replace(&mut member.status, to);
+        if from != to {
+            self.turns.push(Turn { group, id: *id, from, to, cause });
+        }
+    }
+
+    /// What became of the members since the last call.
+    pub fn take_turns(&mut self) -> Vec<Turn> {
+        std::mem::take(&mut self.turns)
+    }
+
     /// A member showed that it lives: it serves from now on, unless it still waits for old data or is gone.
     pub fn activate(&mut self, id: &StorageId) {
-        let Some(m) = self.member_quietly(id) else { return };
+        let Some(m) = self.member(id) else { return };
         match m.status {
             StorageStatus::Offline | StorageStatus::Online | StorageStatus::Recovery => {
-                m.status = StorageStatus::Active;
+                self.turn(id, StorageStatus::Active, Cause::Reports);
                 self.recompute_space();
                 self.note_change();
             }
@@ -225,9 +249,9 @@ impl Group {
     }
 
     /// A member stopped serving; the others are told, and it will be told everything when it comes back.
-    pub fn set_offline(&mut self, id: &StorageId) {
+    pub fn set_offline(&mut self, id: &StorageId, cause: Cause) {
+        self.turn(id, StorageStatus::Offline, cause);
         let Some(m) = self.member_mut(id) else { return };
-        m.status = StorageStatus::Offline;
         m.seen_changes = 0;
         m.seen_trunk_changes = 0;
         self.recompute_space();

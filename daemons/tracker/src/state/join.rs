@@ -1,17 +1,15 @@
 //! A storage joins (FastDFS 6.16, STORAGE_JOIN).
 
-use std::net::IpAddr;
-
 use fdfs_protocol::Status;
 use fdfs_protocol::names::StorageId;
 use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::peer::{JoinReply, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 
-use tracing::info;
-
 use super::group::{Group, MIXED_PORTS};
 use super::identity::id_from;
+use super::trackers::Reached;
+use super::turn::Cause;
 use super::{Caller, Cluster, MAX_GROUPS, Member, Storage, Unsaved};
 use crate::address::Addresses;
 use fdfs_protocol::peer::parameters::IdType;
@@ -26,8 +24,7 @@ impl Cluster {
     /// elsewhere and does not know its state; another tracker must accept it first. `ENOSPC`: one tracker, group or
     /// member too many.
     pub fn join(&mut self, caller: &Caller, request: &JoinRequest) -> Result<(Member, JoinReply), Status> {
-        let mine: Vec<IpAddr> = std::iter::once(caller.local).chain(request.tracker_ip.addr()).collect();
-        self.trackers.learn(&listed(request), &mine)?;
+        self.trackers.learn(&listed(request), reached(caller, request))?;
         self.ensure_group(request)?;
         let id = self.joining_id(caller, request)?;
         let member = Member { group: request.group, id };
@@ -98,18 +95,15 @@ impl Cluster {
 
     /// Finds or makes the record of the joining storage; true if it is new.
     fn enter(&mut self, caller: &Caller, request: &JoinRequest, member: &Member) -> Result<bool, Status> {
-        if let Some(storage) = self.group_mut(&member.group)?.member_mut(&member.id) {
+        let group = self.group_mut(&member.group)?;
+        if let Some(storage) = group.member_mut(&member.id) {
             if storage.is_tombstone() {
-                storage.status = StorageStatus::Init;
+                group.turn(&member.id, StorageStatus::Init, Cause::Returned);
             } else if has_begun_anew(storage, request) {
-                info!(
-                    "group {}, storage {}: it has none of the files of its group, and begins anew",
-                    member.group, member.id
-                );
-                storage.status = StorageStatus::Init;
                 storage.sync_source = None;
                 storage.sync_until = 0;
-                self.group_mut(&member.group)?.note_change();
+                group.turn(&member.id, StorageStatus::Init, Cause::BeganAnew);
+                group.note_change();
             }
             return Ok(false);
         }
@@ -172,17 +166,20 @@ impl Cluster {
         use StorageStatus as S;
         let changelog_end = self.changelog.len() as u64;
         let group = self.group_mut(&member.group)?;
-        let storage = group.member_mut(&member.id).ok_or(Status::ENOENT)?;
         let claimed = request.status.filter(|s| new && !request.fresh && *s != S::Init);
-        if let Some(status) = claimed {
-            storage.status = if status == S::Active { S::Online } else { status };
-        }
-        match storage.status {
-            S::Offline | S::Recovery => storage.status = S::Online,
-            S::Init => storage.changelog_offset = changelog_end,
-            _ => {}
+        let status = claimed.unwrap_or(group.member(&member.id).ok_or(Status::ENOENT)?.status);
+        let status = match status {
+            S::Offline | S::Recovery => S::Online,
+            S::Active if claimed.is_some() => S::Online,
+            status => status,
+        };
+        group.turn(&member.id, status, if claimed.is_some() { Cause::Claimed } else { Cause::Joined });
+        let storage = group.member_mut(&member.id).ok_or(Status::ENOENT)?;
+        if status == S::Init {
+            storage.changelog_offset = changelog_end;
         }
         storage.session = Some(caller.session);
+        storage.heard = None;
         // A new process knows nothing of what an earlier one was told, even if the earlier one's end went unnoticed.
         storage.seen_changes = 0;
         storage.seen_trunk_changes = 0;
@@ -206,6 +203,11 @@ fn has_begun_anew(storage: &Storage, request: &JoinRequest) -> bool {
     serves(storage.status)
         && (request.fresh
             || (storage.join_time > 0 && request.join_time > storage.join_time && !request.status.is_some_and(serves)))
+}
+
+/// Under which address it reached this tracker.
+pub fn reached(caller: &Caller, request: &JoinRequest) -> Reached {
+    Reached { local: caller.local, dialled: request.tracker_ip.addr().filter(|ip| !ip.is_unspecified()) }
 }
 
 /// The trackers a joining storage knows.

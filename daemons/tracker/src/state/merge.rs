@@ -5,6 +5,7 @@ use fdfs_protocol::names::GroupName;
 use fdfs_protocol::peer::Brief;
 use fdfs_protocol::stat::StorageStatus;
 
+use super::turn::Cause;
 use super::{Cluster, Member};
 
 /// What a known storage's status becomes when somebody else says it is `told`; `None` to leave it.
@@ -55,8 +56,14 @@ impl Cluster {
         let group = self.group_mut(name)?;
         if let Some(storage) = group.member_quietly(&brief.id) {
             if let Some(status) = merged(storage.status, brief.status) {
-                storage.status = status;
-                if storage.is_tombstone() {
+                let cause = match (storage.sync_source, status) {
+                    (Some(source), S::Offline) if matches!(storage.status, S::WaitSync | S::Syncing) => {
+                        Cause::GotEverythingFrom(source)
+                    }
+                    _ => Cause::Reported(brief.status),
+                };
+                group.turn(&brief.id, status, cause);
+                if matches!(status, S::Deleted | S::IpChanged) {
                     group.forget_source(&brief.id);
                 }
                 group.note_change();
@@ -92,8 +99,9 @@ impl Cluster {
         if old == told || (old.is_available() && told.is_available()) {
             return Ok(());
         }
-        storage.status = if matches!(told, S::Online | S::Active) { S::Offline } else { told };
-        if storage.is_tombstone() {
+        let status = if matches!(told, S::Online | S::Active) { S::Offline } else { told };
+        group.turn(&member.id, status, Cause::SaysItself(told));
+        if matches!(status, S::Deleted | S::IpChanged) {
             group.forget_source(&member.id);
         }
         if matches!(old, S::Active) {
@@ -170,7 +178,7 @@ mod tests {
                 c.report_status(&b.group, &brief("10.0.0.2", told)).unwrap();
                 assert_eq!(c.status(&b), expected);
             }
-            c.beat(&b, None, NOW).unwrap();
+            c.beat(&b, None, NOW, AT).unwrap();
             assert_eq!(c.status(&b), S::Active);
             assert_eq!(c.report_status(&"g9".parse().unwrap(), &brief("10.0.0.2", S::Offline)), Err(Status::ENOENT));
         }

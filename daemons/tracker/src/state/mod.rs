@@ -11,6 +11,7 @@
 //! | [`source`] | who pushes old data to a new member |
 //! | [`merge`] | what other members and trackers say about a storage |
 //! | [`removal`] | deletion, change of address |
+//! | [`turn`] | why the status of a storage changed |
 //! | [`changes`] | what a member must be told with the next answer |
 //! | [`identity`] | ids, addresses and group names |
 //! | [`trunk`] | trunk servers |
@@ -33,6 +34,7 @@ pub mod statistics;
 pub mod storage;
 pub mod trackers;
 pub mod trunk;
+pub mod turn;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -47,6 +49,7 @@ use crate::settings::Settings;
 use group::Group;
 use storage::{Session, Storage};
 use trackers::{Moment, Trackers};
+use turn::{Cause, Turn};
 
 /// A tracker that copies the data files and asks for nothing for so long hangs.
 const COPIER_HANGS: Moment = Moment::from_secs(60);
@@ -182,6 +185,11 @@ impl Cluster {
         std::mem::take(&mut self.unsaved)
     }
 
+    /// Whose status changed since the last call, and why.
+    pub fn take_turns(&mut self) -> Vec<Turn> {
+        self.groups.values_mut().flat_map(Group::take_turns).collect()
+    }
+
     /// The picture for queries, if it differs from the one published last.
     pub fn publish(&mut self) -> Option<Directory> {
         if !std::mem::take(&mut self.regrouped) && self.groups.values().all(Group::has_view) {
@@ -242,7 +250,7 @@ impl Cluster {
         storage.up_time = 0;
         use fdfs_protocol::stat::StorageStatus as S;
         if matches!(storage.status, S::Offline | S::Online | S::Active) {
-            group.set_offline(&member.id);
+            group.set_offline(&member.id, Cause::Left);
             self.unsaved.storages = true;
         }
     }
@@ -293,7 +301,7 @@ mod tests {
         let m = c.bring_up("10.0.0.1");
         let d = c.publish().unwrap();
         assert_eq!(d.choose_upload(None, false).unwrap().member.id, m.id);
-        c.beat(&m, None, NOW + 1).unwrap();
+        c.beat(&m, None, NOW + 1, AT).unwrap();
         assert!(c.publish().is_none(), "a beat that changes nothing makes no new picture");
         c.leave(session("10.0.0.1"), Some(m));
         assert_eq!(c.publish().unwrap().choose_upload(None, false).unwrap_err(), Status::ENOENT);

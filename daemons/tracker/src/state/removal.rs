@@ -10,6 +10,7 @@ use fdfs_protocol::stat::{RwMode, StorageStatus};
 
 use super::identity::id_from;
 use super::storage::Storage;
+use super::turn::Cause;
 use super::{Cluster, Member, Unsaved};
 use crate::address::Addresses;
 
@@ -33,8 +34,8 @@ impl Cluster {
         g.forget_source(id);
         if let Some(m) = g.member_mut(id) {
             m.clear();
-            m.status = S::Deleted;
         }
+        g.turn(id, S::Deleted, Cause::Deleted);
         if g.trunk_server == Some(*id) {
             g.set_trunk_server(None);
         }
@@ -118,8 +119,8 @@ impl Cluster {
         }
         if let Some(m) = g.member_mut(&old_id) {
             m.addresses = Addresses::one(old_ip);
-            m.status = S::IpChanged;
         }
+        g.turn(&old_id, S::IpChanged, Cause::Moved(new_id));
         if g.trunk_server == Some(old_id) {
             g.set_trunk_server(Some(new_id));
         }

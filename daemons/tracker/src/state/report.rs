@@ -4,6 +4,8 @@ use fdfs_protocol::Status;
 use fdfs_protocol::peer::SyncedTo;
 use fdfs_protocol::stat::StatBlock;
 
+use super::trackers::Moment;
+use super::turn::Cause;
 use super::{Cluster, Member};
 use crate::directory::StorePath;
 use fdfs_protocol::peer::PathSpace as Space;
@@ -12,11 +14,11 @@ use fdfs_protocol::peer::PathSpace as Space;
 const SAVE_EVERY: u64 = 1000;
 
 impl Cluster {
-    /// A heart beat, with counters if any of them moved.
+    /// A heart beat, with counters if any of them moved. `now` is shown; whether it was heard of lately is judged by `at`.
     ///
     /// # Errors
     /// `ENOENT`: no such member.
-    pub fn beat(&mut self, member: &Member, counters: Option<&StatBlock>, now: i64) -> Result<(), Status> {
+    pub fn beat(&mut self, member: &Member, counters: Option<&StatBlock>, now: i64, at: Moment) -> Result<(), Status> {
         let group = self.group_mut(&member.group)?;
         let storage = group.member_quietly(&member.id).ok_or(Status::ENOENT)?;
         if let Some(counters) = counters {
@@ -24,6 +26,7 @@ impl Cluster {
             storage.stat = StatBlock { last_synced_timestamp, ..*counters };
         }
         storage.stat.last_heart_beat_time = now;
+        storage.heard = Some(at);
         group.activate(&member.id);
         if counters.is_some() {
             self.beats += 1;
@@ -78,23 +81,25 @@ impl Cluster {
 
     /// Whoever serves but has not been heard of for `check_active_interval` seconds does not serve any more. Returns
     /// who that is.
-    pub fn check_active(&mut self, now: i64) -> Vec<Member> {
-        let limit = self.settings.check_active_interval;
+    pub fn check_active(&mut self, at: Moment) -> Vec<Member> {
+        let limit = Moment::from_secs(self.settings.check_active_interval.unsigned_abs());
         let mut silent = Vec::new();
-        for group in self.groups.values() {
-            for m in group.members().iter().filter(|m| m.is_active()) {
-                if now - m.stat.last_heart_beat_time > limit {
-                    silent.push(Member { group: group.name, id: m.id });
+        for group in self.groups.values_mut() {
+            let name = group.name;
+            for m in group.members_quietly().filter(|m| m.is_active()) {
+                let silence = at.saturating_sub(*m.heard.get_or_insert(at));
+                if silence > limit {
+                    silent.push((Member { group: name, id: m.id }, silence));
                 }
             }
         }
-        for member in &silent {
+        for (member, silence) in &silent {
             if let Ok(group) = self.group_mut(&member.group) {
-                group.set_offline(&member.id);
+                group.set_offline(&member.id, Cause::Silent(*silence));
             }
         }
         self.unsaved.storages |= !silent.is_empty();
-        silent
+        silent.into_iter().map(|(member, _)| member).collect()
     }
 }
 
@@ -103,6 +108,7 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::directory::StoreServer;
+    use fdfs_protocol::peer::JoinRequest;
     use fdfs_protocol::stat::StorageStatus as S;
 
     fn space(total_mb: u64, free_mb: u64) -> Space {
@@ -130,7 +136,7 @@ mod tests {
                 if disk {
                     c.disk_usage(&m, &[space(10, 5)]).unwrap();
                 } else {
-                    c.beat(&m, None, NOW).unwrap();
+                    c.beat(&m, None, NOW, AT).unwrap();
                 }
                 assert_eq!(c.status(&m), expected, "{status}");
                 let told = c.group(&m.group).unwrap().changes != changes;
@@ -146,7 +152,7 @@ mod tests {
         c.group_mut(&m.group).unwrap().member_mut(&m.id).unwrap().stat.last_synced_timestamp = 77;
         let mut counters = StatBlock { last_synced_timestamp: 1, last_heart_beat_time: 2, ..StatBlock::default() };
         counters.upload_count.total = 5;
-        c.beat(&m, Some(&counters), NOW + 9).unwrap();
+        c.beat(&m, Some(&counters), NOW + 9, AT).unwrap();
         let stat = c.storage(&m.group, &m.id).unwrap().stat;
         assert_eq!((stat.upload_count.total, stat.last_synced_timestamp, stat.last_heart_beat_time), (5, 77, NOW + 9));
     }
@@ -157,8 +163,8 @@ mod tests {
         let m = c.bring_up("10.0.0.1");
         c.take_unsaved();
         for i in 1..=2000u32 {
-            c.beat(&m, None, NOW).unwrap();
-            c.beat(&m, Some(&StatBlock::default()), NOW).unwrap();
+            c.beat(&m, None, NOW, AT).unwrap();
+            c.beat(&m, Some(&StatBlock::default()), NOW, AT).unwrap();
             assert_eq!(c.take_unsaved().storages, i.is_multiple_of(1000), "beat {i}");
         }
     }
@@ -201,12 +207,21 @@ mod tests {
         let mut c = cluster(settings());
         let a = c.bring_up("10.0.0.1");
         let b = c.bring_up("10.0.0.2");
-        c.beat(&b, None, NOW + 1).unwrap();
-        assert_eq!(c.check_active(NOW + 100), []);
-        assert_eq!(c.check_active(NOW + 101), [a]);
+        let second = Moment::from_secs(1);
+        c.beat(&b, None, NOW, AT + second).unwrap();
+        assert_eq!(c.check_active(AT + second * 100), []);
+        assert_eq!(c.check_active(AT + second * 101), [a]);
         assert_eq!((c.status(&a), c.status(&b)), (S::Offline, S::Active));
-        c.beat(&a, None, NOW + 102).unwrap();
-        assert_eq!(c.status(&a), S::Active, "the next sign of life brings it back");
+        // The next sign of life brings it back, whatever its clock and this one's say.
+        c.beat(&a, None, NOW - 1_000_000, AT + second * 102).unwrap();
+        assert_eq!(c.check_active(AT + second * 102), [b]);
+        assert_eq!(c.status(&a), S::Active);
+        // One that only reports its disks after it joined has its time too.
+        c.leave(session("10.0.0.1"), Some(a));
+        c.join_from("10.0.0.1", &JoinRequest { fresh: false, ..request() }).unwrap();
+        c.disk_usage(&a, &[space(10, 5)]).unwrap();
+        assert_eq!(c.check_active(AT + second * 1000), []);
+        assert_eq!(c.check_active(AT + second * 1101), [a]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use fdfs_protocol::names::{GroupName, StorageId};
 use fdfs_protocol::peer::SyncNotify;
 use fdfs_protocol::stat::StorageStatus;
 
+use super::turn::Cause;
 use super::{Cluster, Member};
 
 impl Cluster {
@@ -26,9 +27,9 @@ impl Cluster {
             Some(source) => {
                 storage.sync_source = Some(source.source);
                 storage.sync_until = source.until;
-                storage.status = StorageStatus::WaitSync;
+                group.turn(&member.id, StorageStatus::WaitSync, Cause::WaitsFor(source.source));
             }
-            None => storage.status = StorageStatus::Online,
+            None => group.turn(&member.id, StorageStatus::Online, Cause::NothingToGet),
         }
         group.note_change();
         self.unsaved.storages = true;
@@ -47,14 +48,11 @@ impl Cluster {
         let old = storage.status;
         if told.source.is_none() {
             if matches!(old, Init | WaitSync | Syncing) {
-                storage.status = Online;
+                group.turn(&member.id, Online, Cause::NeedsNoSource);
                 group.note_change();
                 self.unsaved.storages = true;
             }
             return Ok(());
-        }
-        if old == Init {
-            storage.status = WaitSync;
         }
         let asked = storage.sync_source.is_none();
         if asked && source_exists {
@@ -62,6 +60,7 @@ impl Cluster {
             storage.sync_until = told.until;
         }
         if old == Init {
+            group.turn(&member.id, WaitSync, Cause::WaitsFor(told.source));
             group.note_change();
         }
         self.unsaved.storages |= old == Init || (asked && source_exists);

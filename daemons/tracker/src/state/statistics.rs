@@ -106,7 +106,7 @@ impl Cluster {
         &self,
         filter: &TrackerClusterFilter,
         own: Connections,
-        now: i64,
+        now: Moment,
     ) -> Result<TrackerClusterStat, Status> {
         if !self.trackers.i_lead() {
             return Err(Status::EOPNOTSUPP);

@@ -8,6 +8,7 @@ use fdfs_protocol::names::{IpText, StorageId, Version};
 use fdfs_protocol::peer::Brief;
 use fdfs_protocol::stat::{RwMode, StatBlock, StorageStatus};
 
+use super::trackers::Moment;
 use crate::address::Addresses;
 use crate::directory::MemberFacts;
 use crate::storage_ids::parse_id;
@@ -53,6 +54,8 @@ pub struct Storage {
     pub changelog_offset: u64,
     /// Its counters, with the tracker's own last heart beat and synced timestamp.
     pub stat: StatBlock,
+    /// When it beat last, or was found without a beat since it joined; the time of day is in `stat`.
+    pub heard: Option<Moment>,
     /// The change counter of the group it was last told about.
     pub seen_changes: u32,
     /// The same for changes of the trunk server.
@@ -84,6 +87,7 @@ impl Storage {
             paths: Vec::new(),
             changelog_offset: 0,
             stat: StatBlock::default(),
+            heard: None,
             seen_changes: 0,
             seen_trunk_changes: 0,
             session: None,

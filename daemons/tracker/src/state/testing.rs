@@ -78,7 +78,7 @@ impl Cluster {
             // As if the old data had been pushed already.
             self.group_mut(&m.group).unwrap().member_mut(&m.id).unwrap().status = StorageStatus::Online;
         }
-        self.beat(&m, None, NOW).unwrap();
+        self.beat(&m, None, NOW, AT).unwrap();
         self.disk_usage(&m, &[PathSpace { total_mb: 1000, free_mb: 500 }]).unwrap();
         m
     }

@@ -24,14 +24,26 @@ use crate::address::Addresses;
 /// Most trackers a cluster may have.
 pub const MAX_TRACKERS: usize = 16;
 
+/// Most addresses this tracker takes for its own.
+const MAX_OWN: usize = 32;
+
 /// A follower that has not been heard of for longer than this is not active.
-const PING_LIMIT: i64 = 3;
+const PING_LIMIT: Duration = Duration::from_secs(3);
 
 /// Time since this host was booted: it never jumps, and goes on while the host sleeps.
 pub type Moment = Duration;
 
 /// Running times are compared in steps of this many seconds, so that trackers started together count as equal.
 const TIME_STEP: u64 = TrackerStatus::TIME_STEP;
+
+/// Under which address a storage reached this tracker.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    /// The address its connection ends at.
+    pub local: IpAddr,
+    /// The address it says it dialled: another one if addresses are translated on the way.
+    pub dialled: Option<IpAddr>,
+}
 
 /// One tracker of the cluster.
 #[derive(Debug, Clone)]
@@ -46,8 +58,10 @@ pub struct Tracker {
     pub version: Version,
     /// Its connections, as of its last ping.
     pub connections: Connections,
-    /// When it pinged last.
+    /// When it pinged last: the time of day.
     pub last_ping: i64,
+    /// The same, as what liveness is judged by.
+    pinged: Option<Moment>,
 }
 
 impl Tracker {
@@ -59,6 +73,7 @@ impl Tracker {
             version: Version::NONE,
             connections: Connections::default(),
             last_ping: 0,
+            pinged: None,
         }
     }
 
@@ -72,8 +87,8 @@ impl Tracker {
     }
 
     /// Whether it was heard of lately.
-    pub fn is_alive(&self, now: i64) -> bool {
-        now - self.last_ping <= PING_LIMIT
+    pub fn is_alive(&self, now: Moment) -> bool {
+        self.pinged.is_some_and(|at| now.saturating_sub(at) <= PING_LIMIT)
     }
 }
 
@@ -153,15 +168,21 @@ impl Trackers {
         port == self.port && addresses.iter().any(|ip| self.own_addresses.contains(&ip))
     }
 
-    /// Whether one of these is me. `mine` are addresses this tracker was reached under; they are remembered.
-    pub fn is_listed(&mut self, listed: &[(Addresses, u16)], mine: &[IpAddr]) -> bool {
-        self.own_addresses.extend(mine.iter().copied().filter(|ip| !ip.is_unspecified()));
-        listed.iter().any(|(addresses, port)| self.is_mine(addresses, *port))
+    /// My address in a list, if I am in it. What a storage says it dialled is believed only where nothing else tells which
+    /// entry is this tracker, and never of another tracker's: a tracker that counts as this one is not heard before this one acts.
+    fn find_me(&self, listed: &[(Addresses, u16)], reached: Reached) -> Option<IpAddr> {
+        let mine = || listed.iter().filter(|(_, port)| *port == self.port).flat_map(|(ips, _)| ips.iter());
+        let is_other = |ip| self.others().any(|i| self.list[i].is(ip, self.port));
+        let local = mine().find(|ip| *ip == reached.local);
+        let own = local.or_else(|| mine().find(|ip| self.own_addresses.contains(ip)));
+        own.or_else(|| mine().find(|ip| Some(*ip) == reached.dialled && !is_other(*ip)))
     }
 
-    /// Those of a list that are not me.
-    pub fn not_me(&self, listed: &[(Addresses, u16)]) -> Vec<(Addresses, u16)> {
-        listed.iter().filter(|(addresses, port)| !self.is_mine(addresses, *port)).copied().collect()
+    /// Those of a list that are not me, if I am in it.
+    pub fn others_in(&self, listed: &[(Addresses, u16)], reached: Reached) -> Option<Vec<(Addresses, u16)>> {
+        let me = self.find_me(listed, reached)?;
+        let is_me = |ips: &Addresses, port| self.is_mine(ips, port) || (port == self.port && ips.contains(me));
+        Some(listed.iter().filter(|(ips, port)| !is_me(ips, *port)).copied().collect())
     }
 
     /// The place of the leader, if one is known.
@@ -216,12 +237,15 @@ impl Trackers {
         (step(now - self.up_time), step(self.restart_interval))
     }
 
-    /// Takes the tracker list of a joining storage. `mine` are addresses this tracker was reached under.
+    /// Takes the tracker list of a joining storage. A refused one leaves nothing behind.
     ///
     /// # Errors
-    /// `ENOENT`: this tracker is not in the first list. `ENOSPC`: more than 16 trackers.
-    pub fn learn(&mut self, listed: &[(Addresses, u16)], mine: &[IpAddr]) -> Result<(), Status> {
-        self.is_listed(&[], mine);
+    /// `ENOENT`: this tracker is not in the first list. `ENOSPC`: more than 16 trackers, or more than 32 addresses of this one.
+    pub fn learn(&mut self, listed: &[(Addresses, u16)], reached: Reached) -> Result<(), Status> {
+        let address = self.find_me(listed, reached).filter(|ip| !self.own_addresses.contains(ip));
+        if address.is_some() && self.own_addresses.len() == MAX_OWN {
+            return Err(Status::ENOSPC);
+        }
         let mut list = self.list.clone();
         for (addresses, port) in listed {
             let known = list.iter().position(|t| t.port == *port && t.addresses.overlaps(addresses));
@@ -231,7 +255,9 @@ impl Trackers {
                 None => list.push(Tracker::new(*addresses, *port)),
             }
         }
-        let me = list.iter().position(|t| self.is_mine(&t.addresses, t.port)).ok_or(Status::ENOENT)?;
+        let is_me = |t: &Tracker| self.is_mine(&t.addresses, t.port) || address.is_some_and(|ip| t.is(ip, self.port));
+        let me = list.iter().position(is_me).ok_or(Status::ENOENT)?;
+        self.own_addresses.extend(address);
         self.list = list;
         self.me = Some(me);
         if self.list.len() == 1 && self.leader.is_none() {
@@ -349,6 +375,7 @@ impl Trackers {
         if let Some(t) = self.list.get_mut(follower) {
             t.connections = connections;
             t.last_ping = wall;
+            t.pinged = Some(now);
         }
         Ok(())
     }
@@ -368,6 +395,16 @@ mod tests {
         (Addresses::one(ip(host)), 22122)
     }
 
+    /// A storage that reached this tracker under its own address.
+    fn on(host: &str) -> Reached {
+        Reached { local: ip(host), dialled: None }
+    }
+
+    /// One whose connection ends at 10.0.0.1, and that dialled something else.
+    fn dialled(host: &str) -> Reached {
+        Reached { dialled: Some(ip(host)), ..on("10.0.0.1") }
+    }
+
     fn hp(host: &str) -> SocketAddr {
         SocketAddr::new(ip(host), 22122)
     }
@@ -376,33 +413,74 @@ mod tests {
     fn alone_leads_at_once() {
         let mut t = Trackers::new(22122, 1000, None);
         assert!(!t.i_lead() && t.leader().is_none());
-        t.learn(&[at("10.0.0.1")], &[ip("10.0.0.1")]).unwrap();
+        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
         assert!(t.i_lead());
         assert_eq!((t.leader_changes(), t.leader().unwrap().host_port()), (1, hp("10.0.0.1")));
-        t.learn(&[at("10.0.0.1")], &[ip("10.0.0.1")]).unwrap();
+        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
         assert_eq!(t.leader_changes(), 1, "the same list changes nothing");
     }
 
     #[test]
     fn must_find_itself() {
         let mut t = Trackers::new(22122, 0, None);
-        assert_eq!(t.learn(&[at("10.0.0.2")], &[ip("10.0.0.1")]), Err(Status::ENOENT));
+        assert_eq!(t.learn(&[at("10.0.0.2")], on("10.0.0.1")), Err(Status::ENOENT));
         assert!(t.list().is_empty(), "a refused list leaves nothing behind");
         let other_port = (Addresses::one(ip("10.0.0.1")), 22123);
-        assert_eq!(t.learn(&[other_port], &[ip("10.0.0.1")]), Err(Status::ENOENT));
-        t.learn(&[at("8.8.8.8")], &[ip("10.0.0.1"), ip("8.8.8.8")]).unwrap();
+        assert_eq!(t.learn(&[other_port], on("10.0.0.1")), Err(Status::ENOENT));
+        t.learn(&[at("8.8.8.8")], dialled("8.8.8.8")).unwrap();
         assert!(t.i_lead(), "the address the storage dials counts");
+        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
+        t.learn(&[at("9.9.9.9")], dialled("9.9.9.9")).unwrap();
+        assert!(t.i_lead() && t.others().next().is_none(), "all of them are this one's");
+    }
+
+    /// Whatever a storage says it dialled, this tracker does not act beside another one.
+    #[test]
+    fn another_tracker_is_not_taken_for_this_one() {
+        let mut t = Trackers::new(22122, 0, None);
+        let both = [at("10.0.0.1"), at("10.0.0.2")];
+        t.learn(&both, dialled("10.0.0.2")).unwrap();
+        assert_eq!(t.others().collect::<Vec<_>>(), [1], "it is in the list under its own address");
+        t.learn(&both[1..], dialled("10.0.0.2")).unwrap();
+        assert_eq!(t.others().collect::<Vec<_>>(), [1], "it is another one already");
+        t.learn(&[at("10.0.0.3")], dialled("10.0.0.4")).unwrap();
+        t.learn(&[at("10.0.0.4")], on("10.0.0.1")).unwrap();
+        let other_port = (Addresses::one(ip("10.0.0.5")), 22123);
+        t.learn(&[other_port], dialled("10.0.0.5")).unwrap();
+        assert_eq!(t.others().collect::<Vec<_>>(), [1, 2, 3, 4], "only what is in its own list, with this one's port");
+        t.learn(&[at("10.0.0.6")], dialled("10.0.0.6")).unwrap();
+        assert_eq!(t.others().count(), 4);
+        let mut new = Trackers::new(22122, 0, None);
+        let full: Vec<_> = (1..=17).map(|i| at(&format!("10.0.0.{i}"))).collect();
+        assert_eq!(new.learn(&full[1..], dialled("10.0.0.99")), Err(Status::ENOENT));
+        assert_eq!(new.learn(&full, dialled("10.0.0.2")), Err(Status::ENOSPC));
+        assert!(new.own_addresses.is_empty(), "what is refused leaves nothing behind");
+        assert_eq!(t.others_in(&both, dialled("10.0.0.2")), Some(vec![both[1]]));
+        assert_eq!(t.others_in(&both[1..], dialled("10.0.0.2")), None);
+    }
+
+    #[test]
+    fn not_every_address_is_mine() {
+        let mut t = Trackers::new(22122, 0, None);
+        let first = at("10.0.0.1");
+        for i in 0..MAX_OWN - 1 {
+            let address = format!("10.0.1.{i}");
+            t.learn(&[(Addresses::two(ip(&address), ip("8.8.8.8")).unwrap(), 22122)], dialled(&address)).unwrap();
+        }
+        t.learn(&[first], on("10.0.0.1")).unwrap();
+        assert_eq!(t.learn(&[at("10.0.2.1")], dialled("10.0.2.1")), Err(Status::ENOSPC));
+        t.learn(&[first], on("10.0.0.1")).unwrap();
     }
 
     #[test]
     fn grows_to_sixteen_and_extends_addresses() {
         let mut t = Trackers::new(22122, 0, None);
         let many: Vec<_> = (1..=17).map(|i| at(&format!("10.0.0.{i}"))).collect();
-        assert_eq!(t.learn(&many, &[ip("10.0.0.1")]), Err(Status::ENOSPC));
-        t.learn(&many[..16], &[ip("10.0.0.1")]).unwrap();
+        assert_eq!(t.learn(&many, on("10.0.0.1")), Err(Status::ENOSPC));
+        t.learn(&many[..16], on("10.0.0.1")).unwrap();
         assert!(!t.i_lead(), "with others there must be an election");
         let both = Addresses::two(ip("10.0.0.3"), ip("8.8.8.8")).unwrap();
-        t.learn(&[(both, 22122)], &[ip("10.0.0.1")]).unwrap();
+        t.learn(&[(both, 22122)], on("10.0.0.1")).unwrap();
         assert_eq!(t.list()[2].addresses, both);
         assert_eq!(t.list().len(), 16);
     }
@@ -410,7 +488,7 @@ mod tests {
     #[test]
     fn a_leader_is_proposed_then_committed() {
         let mut t = Trackers::new(22122, 0, None);
-        t.learn(&[at("10.0.0.1"), at("10.0.0.2")], &[ip("10.0.0.1")]).unwrap();
+        t.learn(&[at("10.0.0.1"), at("10.0.0.2")], on("10.0.0.1")).unwrap();
         assert_eq!(t.commit_leader(hp("10.0.0.2")), Err(Status::EINVAL), "never proposed");
         assert_eq!(t.propose_leader(hp("10.0.0.9")), Err(Status::ENOENT));
         t.propose_leader(hp("10.0.0.1")).unwrap();
@@ -428,8 +506,8 @@ mod tests {
     #[test]
     fn followers() {
         let mut t = Trackers::new(22122, 0, None);
-        t.learn(&[at("10.0.0.1")], &[ip("10.0.0.1")]).unwrap();
-        t.learn(&[at("10.0.0.2")], &[ip("10.0.0.1")]).unwrap();
+        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
+        t.learn(&[at("10.0.0.2")], on("10.0.0.1")).unwrap();
         assert_eq!(t.accept_follower(ip("10.0.0.3"), 22122, 5, Version::NONE, NOW), Err(Status::ENOENT));
         let follower = t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE, NOW).unwrap();
         t.accept_ping(Some(follower), Connections::default(), 100, NOW).unwrap();
@@ -437,7 +515,7 @@ mod tests {
         let stopped = NOW + LEASE * 2;
         assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, stopped), Err(Status::EOPNOTSUPP));
         assert_eq!(t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE, stopped), Err(Status::EOPNOTSUPP));
-        assert!(t.list()[follower].is_alive(103) && !t.list()[follower].is_alive(104));
+        assert!(t.list()[follower].is_alive(NOW + PING_LIMIT) && !t.list()[follower].is_alive(NOW + PING_LIMIT * 2));
         t.step_down().unwrap();
         assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, NOW), Err(Status::EOPNOTSUPP));
     }

@@ -1,11 +1,12 @@
 //! Other trackers: real ones as processes, and one that says what a test wants.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fdfs_protocol::header::{HEADER_LEN, Header};
@@ -15,20 +16,7 @@ use fdfs_protocol::{Command, Status};
 
 use crate::support::{Peer, join_request};
 
-/// Long enough for any machine; only a failing test waits for it.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Waits until something is so.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begin = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+pub use crate::support::until;
 
 /// An address nobody listens on.
 pub fn free(host: &str) -> SocketAddr {
@@ -154,28 +142,37 @@ pub fn acts(source: &str, tracker: SocketAddr, all: &[SocketAddr]) -> bool {
 
 /// Notices when this machine is so loaded that the trackers may have stalled too: then a leader that runs may lose its
 /// place, which is no error.
-pub struct Calm(Arc<AtomicBool>);
+pub struct Calm {
+    stalls: Arc<AtomicUsize>,
+    /// How many there were when the part of the test began that is judged now.
+    before: Cell<usize>,
+}
 
 impl Calm {
     pub fn watch() -> Calm {
-        let calm = Arc::new(AtomicBool::new(true));
-        let seen = Arc::downgrade(&calm);
+        let stalls = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::downgrade(&stalls);
         std::thread::spawn(move || {
             let mut last = Instant::now();
-            while let Some(calm) = seen.upgrade() {
+            while let Some(stalls) = seen.upgrade() {
                 std::thread::sleep(Duration::from_millis(50));
                 if last.elapsed() > Duration::from_millis(500) {
-                    calm.store(false, Ordering::Relaxed);
+                    stalls.fetch_add(1, Ordering::Relaxed);
                 }
                 last = Instant::now();
             }
         });
-        Calm(calm)
+        Calm { stalls, before: Cell::new(0) }
     }
 
-    /// What must be so, unless the machine stalled.
+    /// What follows does not depend on who led before: stalls until now excuse nothing any more.
+    pub fn begin(&self) {
+        self.before.set(self.stalls.load(Ordering::Relaxed));
+    }
+
+    /// What must be so, unless the machine stalled since [`Calm::begin`].
     pub fn assert(&self, holds: bool, what: &str) {
-        assert!(holds || !self.0.load(Ordering::Relaxed), "{what}");
+        assert!(holds || self.stalls.load(Ordering::Relaxed) != self.before.get(), "{what}");
     }
 }
 

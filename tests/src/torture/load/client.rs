@@ -1,6 +1,6 @@
 //! Programs that use the client library.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use fdfs_client::{Bytes, Client, Error, ExtName, FileId, Metadata, MetadataMode, Prefix};
 
-use super::super::check::{State, difference};
+use super::super::check::{State, Violation, difference};
 use super::super::converge::{Listing, owners};
 use super::super::fleet::Fleet;
 use super::super::history::{Change, Data, History, Outcome};
@@ -36,11 +36,6 @@ struct Owned {
     id: FileId,
     appender: bool,
     known: Known,
-    /// A slave: its name can be given again, and records tell whole seconds only. Removed in the second in which it was made,
-    /// it may come back when its source is killed then: this load does not do that.
-    young_until: Option<Duration>,
-    /// Likewise of two changes of its metadata in one second: the first may come back.
-    described_until: Option<Duration>,
     /// As far as the owner can tell.
     size: u64,
     /// The owner knows that it has removed it.
@@ -70,13 +65,15 @@ impl ClientLoad {
             let open: Vec<usize> =
                 (0..self.files.len()).filter(|i| !self.files[*i].deleted && self.files[*i].known.open()).collect();
             let pick = self.random.below(open.len() as u64) as usize;
+            let full = open.len() > MOST_FILES;
             match (self.random.below(100), open.get(pick)) {
+                (0..40, Some(i)) if full => self.change(client, history, *i, Change::Delete).await,
                 (0..12, _) => self.upload(client, history, true).await?,
                 (12..35, _) | (_, None) => self.upload(client, history, false).await?,
                 (35..40, Some(i)) => self.slave(client, history, *i).await?,
                 (40..45, Some(i)) => self.change(client, history, *i, Change::Delete).await,
                 (_, Some(i)) => {
-                    let change = if open.len() > MOST_FILES { Change::Delete } else { self.choose(*i) };
+                    let change = self.choose(*i);
                     self.change(client, history, *i, change).await;
                 }
             }
@@ -145,32 +142,12 @@ impl ClientLoad {
         let name = answer.as_ref().map_or_else(|_| "?".to_owned(), ToString::to_string);
         history.note(self.worker, operation, &name, event, begin, &detail);
         if let Ok(id) = answer {
-            let young_until = (operation == SLAVE).then(|| history.clock() + Duration::from_secs(2));
-            let described_until = None;
-            self.files.push(Owned {
-                id,
-                appender,
-                young_until,
-                described_until,
-                known,
-                size: data.len as u64,
-                deleted: false,
-            });
+            self.files.push(Owned { id, appender, known, size: data.len as u64, deleted: false });
         }
     }
 
     async fn change(&mut self, client: &Client, history: &History, i: usize, change: Change) {
         let file = &mut self.files[i];
-        let describes = matches!(change, Change::SetMetadata(_) | Change::MergeMetadata(_));
-        let not_before = match change {
-            Change::Delete => file.young_until,
-            _ if describes => file.described_until,
-            _ => None,
-        };
-        if not_before.is_some_and(|until| history.clock() < until) {
-            // As any other wait of this load, it lets the others work.
-            return tokio::task::yield_now().await;
-        }
         let (id, begin) = (file.id, history.clock());
         let mut new = None;
         let answer = match &change {
@@ -183,9 +160,6 @@ impl ClientLoad {
             Change::Regenerate => client.regenerate(&id).await.map(|id| new = Some(id)),
             Change::Delete => client.delete(&id).await,
         };
-        if describes {
-            file.described_until = Some(history.clock() + Duration::from_secs(2));
-        }
         let (outcome, mut detail) = outcome(&answer);
         if let Some(new) = new {
             detail = new.to_string();
@@ -207,7 +181,7 @@ impl ClientLoad {
     }
 
     /// Compares the files with what the cluster, and each member of their group, gives out. What is wrong goes to
-    /// `violations`.
+    /// `violations`; of files that are `disputed` only what the members do not have in common.
     ///
     /// # Errors
     /// None of the cluster's.
@@ -216,6 +190,7 @@ impl ClientLoad {
         client: &Client,
         fleet: &Fleet,
         listings: &[Listing],
+        disputed: &BTreeSet<String>,
         violations: &mut Vec<String>,
     ) -> Result<usize> {
         // Those of this round are compared below; the listings are older.
@@ -240,7 +215,15 @@ impl ClientLoad {
             }
             file.size = found.content.as_ref().map_or(0, |content| content.len() as u64);
             let there = found.content.is_some();
-            if let Err(violation) = file.known.settle(found) {
+            let name = file.id.to_string();
+            let excused = |violation: &Violation| match violation {
+                Violation::WrongMetadata(_) => disputed.contains(&format!("{name}-m")),
+                Violation::WrongContent(_) | Violation::Impossible(_) => disputed.contains(&name),
+                Violation::Lost | Violation::Resurrected => false,
+            };
+            if let Err(violation) = file.known.settle(found)
+                && !excused(&violation)
+            {
                 violations.push(format!("{}: {violation}", file.id));
             }
             file.deleted = false;

@@ -375,8 +375,10 @@ impl Election {
                 continue;
             }
             watch.asked = Some(now);
-            let still = watch.last.is_some_and(|h| h.answer == Answer::Silent && now.saturating_sub(h.at) <= ROUND);
-            if !still {
+            // A failure may take no time at all, and the next question comes a round later and a little: the clock is
+            // never exact.
+            let still = |h: Heard| h.answer == Answer::Silent && now.saturating_sub(h.at) <= ROUND * 2;
+            if !watch.last.is_some_and(still) {
                 watch.silent_since = Some(now);
             }
             turn.orders.push(Order { to, question: Question::Status, round: self.round });

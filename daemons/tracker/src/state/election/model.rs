@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::address::Addresses;
+use crate::state::trackers::Reached;
 
 const WALL: i64 = 1_000_000;
 /// Messages take up to so many milliseconds.
@@ -105,7 +106,7 @@ impl World {
         let m = &mut self.machines[i];
         if m.joined_at.is_some_and(|at| at <= self.now) {
             m.joined_at = None;
-            m.trackers.learn(&list, &[at(i).ip()]).unwrap();
+            m.trackers.learn(&list, Reached { local: at(i).ip(), dialled: None }).unwrap();
         }
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::address::Addresses;
+use crate::state::trackers::Reached;
 
 /// One machine among trackers 10.0.0.1, 10.0.0.2, ...; the others are played by the test.
 struct One {
@@ -29,7 +30,7 @@ impl One {
     fn new(me: u8, count: u8) -> One {
         let mut trackers = Trackers::new(22122, WALL, None);
         let list: Vec<_> = (1..=count).map(|host| (Addresses::one(at(host).ip()), 22122)).collect();
-        trackers.learn(&list, &[at(me).ip()]).unwrap();
+        trackers.learn(&list, Reached { local: at(me).ip(), dialled: None }).unwrap();
         let now = Duration::from_secs(100);
         let mut one = One { election: Election::new(7), trackers, now, due: now, out: Vec::new() };
         one.advance();
@@ -145,7 +146,7 @@ fn who_knows_nobody_asks_nobody() {
     let mut election = Election::new(1);
     let (orders, due) = election.advance(Moment::ZERO, WALL, &mut trackers);
     assert!(orders.is_empty() && due > LEASE);
-    trackers.learn(&[(Addresses::one(at(1).ip()), 22122)], &[at(1).ip()]).unwrap();
+    trackers.learn(&[(Addresses::one(at(1).ip()), 22122)], Reached { local: at(1).ip(), dialled: None }).unwrap();
     assert!(trackers.acts(Moment::ZERO), "alone it leads and acts, whatever the clock");
     assert!(election.advance(Moment::ZERO, WALL, &mut trackers).0.is_empty());
     trackers.step_down().unwrap();
@@ -404,6 +405,23 @@ fn a_leader_that_hears_nothing_acts_after_silence_only() {
     assert_eq!(one.leader(), Some(1));
 }
 
+/// As when there is no way to its network: each question fails at once, and timers are late.
+#[test]
+fn who_cannot_be_reached_at_all_is_as_silent_as_who_does_not_answer() {
+    let mut one = One::leading();
+    let end = one.now + Duration::from_secs(10);
+    while one.now < end {
+        while one.asks(1, Question::Status) {
+            one.answer(1, Question::Status, Answer::Silent);
+        }
+        one.now = one.due + LATENCY * 2;
+        one.advance();
+    }
+    assert!(one.acts());
+    one.answer(1, Question::Status, status(true, 0, 0));
+    assert!(!one.acts(), "until it answers");
+}
+
 #[test]
 fn who_refuses_the_connection_is_not_waited_for() {
     let mut one = One::leading();
@@ -482,7 +500,7 @@ fn notices_of_others() {
 fn another_address_of_mine_is_nobody_else() {
     let mut one = One::leading();
     let alias = (Addresses::one(at(9).ip()), 22122);
-    one.trackers.learn(&[alias], &[at(9).ip()]).unwrap();
+    one.trackers.learn(&[alias], Reached { local: at(9).ip(), dialled: None }).unwrap();
     one.pass_answering(LEASE * 2, &[(1, PLAIN)]);
     assert!(one.acts() && !one.asks(3, Question::Status));
     one.trackers.propose_leader(at(9)).unwrap();
