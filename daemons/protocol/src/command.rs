@@ -209,6 +209,9 @@ commands! {
     ActiveTest = 111, "ACTIVE_TEST";
     /// Storage to storage, an extension: what I have of a lost member's files.
     SyncCompare = 200, "SYNC_COMPARE";
+    /// Storage to storage, an extension: RESPONSE to a push of something that was overtaken here. FastDFS's storages look
+    /// at the status of a response only.
+    Overtaken = 201, "RESPONSE_OVERTAKEN";
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub const HEADER_LEN: usize = 10;
 pub struct Header {
     /// Length of the body that follows; at most `i64::MAX`.
     pub body_len: u64,
-    /// The command code, 100 in every response.
+    /// The command code; 100 in every response (and see [`overtaken`](Header::overtaken)).
     pub cmd: u8,
     /// Response: the outcome. Request: zero, or flags for the few commands that have some.
     pub status: u8,
@@ -32,6 +32,12 @@ impl Header {
     /// A whole response that reports `status`; such a response never has a body.
     pub fn failure(status: Status) -> Header {
         Header { body_len: 0, cmd: Command::Response.code(), status: status.0 }
+    }
+
+    /// A whole response to a push that says: what it brings was overtaken here, and is passed over. To storages that only
+    /// look at the status it is done.
+    pub fn overtaken(status: Status) -> Header {
+        Header { body_len: 0, cmd: Command::Overtaken.code(), status: status.0 }
     }
 
     /// The bytes on the wire. A length above `i64::MAX` cannot be sent and is cut to that.
@@ -129,6 +135,7 @@ mod tests {
     fn a_failure_has_no_body() {
         assert_eq!(Header::failure(Status::ENOENT).encode(), [0, 0, 0, 0, 0, 0, 0, 0, 100, 2]);
         assert_eq!(Header::failure(Status::ENOENT).outcome(), Status::ENOENT);
+        assert_eq!(Header::overtaken(Status::EEXIST).encode(), [0, 0, 0, 0, 0, 0, 0, 0, 201, 17]);
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use fdfs_protocol::binlog::Change;
 use parking_lot::Mutex;
 
 use crate::disk::binlog::Binlog;
+use crate::disk::history::last_records;
 
 /// Names remembered; some 10 MB.
 const MAX: usize = 65_536;
@@ -23,11 +24,11 @@ pub const TAIL: u64 = 4 << 20;
 
 type Key = (u8, Box<str>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Removal {
     timestamp: u32,
-    /// It has another name now, and may be given this one back.
-    renamed: bool,
+    /// The name the file has now; it may be given this one back.
+    renamed: Option<Box<RemoteName>>,
     number: u64,
 }
 
@@ -62,7 +63,7 @@ impl Deleted {
     /// When it cannot be read.
     pub fn load(binlog: &Binlog) -> io::Result<Deleted> {
         let deleted = Deleted::default();
-        for record in binlog.last_records(TAIL)? {
+        for record in last_records(binlog, TAIL)? {
             match record.change {
                 Change::Delete => drop(deleted.add(&record.name, record.timestamp)),
                 Change::Rename { old } => deleted.rename(&old, &record.name, record.timestamp),
@@ -75,16 +76,16 @@ impl Deleted {
 
     /// A file is removed. False if that was known.
     pub fn add(&self, name: &RemoteName, timestamp: u32) -> bool {
-        self.insert(name, timestamp, false)
+        self.insert(name, timestamp, None)
     }
 
     /// A file gets another name.
     pub fn rename(&self, old: &RemoteName, new: &RemoteName, timestamp: u32) {
         self.forget(new);
-        self.insert(old, timestamp, true);
+        self.insert(old, timestamp, Some(Box::new(*new)));
     }
 
-    fn insert(&self, name: &RemoteName, timestamp: u32, renamed: bool) -> bool {
+    fn insert(&self, name: &RemoteName, timestamp: u32, renamed: Option<Box<RemoteName>>) -> bool {
         let key = key(name);
         let mut inner = self.inner.lock();
         let number = inner.next;
@@ -137,8 +138,12 @@ impl Deleted {
 
     /// As [`Deleted::is_late`] for a rename to `name`, which may take back an earlier one.
     pub fn is_late_rename(&self, name: &RemoteName, timestamp: u32) -> bool {
-        let renamed = self.inner.lock().names.get(&key(name)).is_some_and(|removal| removal.renamed);
-        !renamed && self.is_late(name, timestamp)
+        self.renamed_to(name).is_none() && self.is_late(name, timestamp)
+    }
+
+    /// The name that the file of this name was given instead, if that is how this one came to its end.
+    pub fn renamed_to(&self, name: &RemoteName) -> Option<RemoteName> {
+        self.inner.lock().names.get(&key(name))?.renamed.as_deref().copied()
     }
 }
 
@@ -202,10 +207,11 @@ mod tests {
         assert!(deleted.is_late(&old, 10) && !deleted.is_late(&new, 10));
         assert!(deleted.is_late(&metadata(APPENDER), 10));
         assert!(!deleted.is_late_rename(&old, 11));
+        assert_eq!((deleted.renamed_to(&old), deleted.renamed_to(&new)), (Some(new), None));
         deleted.rename(&new, &old, 11);
         assert!(!deleted.is_late(&old, 10) && deleted.is_late(&new, 10));
         deleted.add(&old, 12);
-        assert!(deleted.is_late_rename(&old, 13), "removed is not renamed");
+        assert!(deleted.is_late_rename(&old, 13) && deleted.renamed_to(&old).is_none(), "removed is not renamed");
     }
 
     #[test]

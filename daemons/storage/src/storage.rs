@@ -26,6 +26,7 @@ use crate::deleted::{Deleted, TAIL};
 use crate::disk::binlog::Binlog;
 use crate::disk::dir;
 use crate::disk::durable::Syncer;
+use crate::disk::history::{last_of, last_records};
 use crate::disk::init_flag::InitState;
 use crate::disk::pending::{Kind, Pending};
 use crate::disk::replace_file;
@@ -253,9 +254,12 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     Ok((service, init))
 }
 
-/// Nothing of this was acknowledged. A new file that has no record is removed; of another one it is recorded what it is.
+/// Nothing of this was acknowledged, as a rule: where the disk refused to forget a note it may have been. So a new file that
+/// has no record in all of the binlog is removed; of another one it is recorded what it is.
 fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -> std::io::Result<()> {
-    let recorded = if left.is_empty() { Vec::new() } else { binlog.last_records(TAIL)? };
+    let recorded = if left.is_empty() { Vec::new() } else { last_records(binlog, TAIL)? };
+    let made = left.iter().filter(|(kind, _)| *kind == Kind::Create);
+    let known = last_of(binlog, made.filter_map(|(_, name)| canonical(name).ok()).collect())?;
     for (kind, name) in left {
         let (Ok((path, rel)), Ok(name)) = (store.locate(name), canonical(name)) else { continue };
         let meta = match path.dir.meta(&rel, false) {
@@ -263,7 +267,7 @@ fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
-        let last = recorded.iter().rfind(|record| record.name == name);
+        let last = known.last.get(&name).or_else(|| recorded.iter().rfind(|record| record.name == name));
         let change = match (kind, meta) {
             (Kind::Push { mtime }, Some(meta)) if meta.is_file() => {
                 info!("{name} was being written by another member when this storage died");
@@ -274,14 +278,16 @@ fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -
             // Others may have it already.
             (_, None) => Change::Delete,
             (Kind::Create, Some(_)) if last.is_some_and(|record| record.change != Change::Delete) => continue,
-            (Kind::Create, Some(_)) => {
+            // Members do not have it: they have all that has a record, and nothing else.
+            (Kind::Create, Some(_)) if last.is_some() || known.complete => {
                 info!("{name} was being made when the storage died; removing it");
                 path.dir.unlink(&rel)?;
                 continue;
             }
-            (Kind::Change, Some(meta)) if meta.is_file() => Change::Update,
+            // Of a new file, too, if older records are gone: it may have been acknowledged long ago.
+            (Kind::Create | Kind::Change, Some(meta)) if meta.is_file() => Change::Update,
             // A link is made or removed at once.
-            (Kind::Change, Some(_)) => continue,
+            (Kind::Create | Kind::Change, Some(_)) => continue,
         };
         info!("{name} was being changed when the storage died; recording what it is now");
         let now = clock::now().clamp(0, i64::from(u32::MAX)) as u32;

@@ -12,6 +12,7 @@ use fdfs_protocol::header::Header;
 use fdfs_protocol::storage::{AppendHead, MetadataMode, UploadHead};
 use fdfs_protocol::{Command, Encode, ExtName};
 use fdfs_storage::Storage;
+use fdfs_storage::disk::pending::{Kind, Pending};
 use fdfs_storage::disk::store::StorePathConfig;
 
 /// Waits for something the server does after a client is gone.
@@ -240,6 +241,42 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Process::new("umount").arg("-l").arg(self.0.path()).status();
     }
+}
+
+#[test]
+fn a_new_file_that_was_noted_is_removed_only_if_it_never_had_a_record() {
+    let mut f = Fixture::start();
+    let mut c = f.client();
+    let kept = c.upload(b"kept", "txt");
+    let unrecorded = c.upload(b"x", "txt");
+    f.storage.take().unwrap().stop();
+    // The record is far back: others went on while it waited, or the note could not be taken back long ago.
+    let data = f.config.base_path.join("data");
+    let log = data.join("sync/binlog.000");
+    let line = f.binlog().lines().next().unwrap().to_owned() + "\n";
+    let other = line.replace(kept.file_part(), &"x".repeat(kept.file_part().len()));
+    std::fs::write(&log, line + &other.repeat((8 << 20) / other.len())).unwrap();
+    let note = |name| {
+        let (pending, _) = Pending::open(&data).unwrap();
+        std::mem::forget(pending.note(Kind::Create, name));
+    };
+    note(&kept);
+    f.storage = Some(Storage::start(f.config.clone()).unwrap());
+    assert_eq!(f.client().content(&kept), b"kept");
+    f.storage.take().unwrap().stop();
+    note(&unrecorded);
+    f.storage = Some(Storage::start(f.config.clone()).unwrap());
+    assert_eq!(f.client().download(&unrecorded, 0, 0).status, 2);
+    f.storage.take().unwrap().stop();
+    // Where its record may have been is gone: it stays, and the members get it.
+    std::fs::rename(&log, data.join("sync/binlog.001")).unwrap();
+    std::fs::write(data.join("sync/binlog_index.dat"), "current_write=1\n").unwrap();
+    std::fs::write(f.path(&unrecorded), b"x").unwrap();
+    note(&unrecorded);
+    f.storage = Some(Storage::start(f.config.clone()).unwrap());
+    assert_eq!(f.client().content(&unrecorded), b"x");
+    let text = std::fs::read_to_string(data.join("sync/binlog.001")).unwrap();
+    assert!(text.ends_with(&format!(" U {unrecorded}\n")));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use common::{Client, Fixture, group};
 use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncRangeHead, SyncTwoNames};
 use fdfs_protocol::storage::{AppendHead, MetadataMode, ModifyHead};
-use fdfs_protocol::{Command, RemoteName, Status};
+use fdfs_protocol::{Command, Encode, RemoteName, Status};
+use fdfs_storage::config::Fsync;
 
 const CONTENT: &[u8] = b"content of a member that was away";
 
@@ -24,6 +25,13 @@ fn create(client: &mut Client, name: &RemoteName, timestamp: u32) -> Status {
 
 fn remove(client: &mut Client, name: &RemoteName, timestamp: u32) -> Status {
     Status(client.ask(Command::SyncDeleteFile, &SyncDelete { timestamp, group: group(), name: *name }, b"").status)
+}
+
+fn bytes(head: &impl Encode, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    head.encode(&mut bytes);
+    bytes.extend_from_slice(content);
+    bytes
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -97,6 +105,12 @@ fn a_slave_can_be_made_anew() {
     c.delete(&slave).ok();
     assert_eq!(c.upload_slave(&master, "_s", "txt", b"second").name(), slave);
     assert_eq!(c.content(&slave), b"second");
+    // The removal of the first once more, by a member that was cut off.
+    let made = std::fs::metadata(f.path(&slave)).unwrap().mtime() as u32;
+    assert_eq!(remove(&mut c, &slave, made - 1), Status::ENOENT);
+    assert_eq!(c.content(&slave), b"second");
+    assert_eq!(remove(&mut c, &slave, made), Status::OK);
+    assert!(!f.path(&slave).exists());
 }
 
 #[test]
@@ -117,6 +131,90 @@ fn a_rename_leaves_nothing_behind() {
     let message = SyncTwoNames { timestamp: 1000, group: group(), name: new, other: old };
     assert_eq!(Status(c.ask(Command::SyncRenameFile, &message, b"").status), Status::EEXIST);
     assert!(!f.path(&old).exists() && !f.path(&new).exists());
+}
+
+#[test]
+fn a_rename_where_both_names_are_there_leaves_one() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let rename = |c: &mut Client, old: RemoteName, new: RemoteName| {
+        let message = SyncTwoNames { timestamp: 1000, group: group(), name: new, other: old };
+        Status(c.ask(Command::SyncRenameFile, &message, b"").status)
+    };
+    let (old, new) = (foreign(&mut c, true), foreign(&mut c, false));
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &old, 990, b"x"), Status::OK);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &new, 990, b"x"), Status::OK);
+    assert_eq!(rename(&mut c, old, new), Status::EEXIST);
+    assert!(!f.path(&old).exists() && f.path(&new).exists());
+    assert_eq!(f.changes().last(), Some(&format!("d {old}")));
+    // Under an appender's name there may be something older: the whole file must come.
+    let (old, new) = (foreign(&mut c, true), foreign(&mut c, false));
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &old, 990, b"older"), Status::OK);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &new, 1000, b"x"), Status::OK);
+    assert_eq!(rename(&mut c, new, old), Status::ENOENT);
+    assert!(f.path(&old).exists() && !f.path(&new).exists());
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &old, 1000, b"x"), Status::OK);
+    assert_eq!(rename(&mut c, old, old), Status::EINVAL);
+    assert_eq!(f.client().content(&old), b"x");
+}
+
+#[test]
+fn who_does_not_have_what_is_pushed_says_so() {
+    let f = Fixture::start();
+    let mut c = f.client();
+    let name = foreign(&mut c, true);
+    let metadata = name.metadata().unwrap();
+    let file = |name, timestamp, content: &[u8]| {
+        let head = SyncFileHead { size: content.len() as u64, timestamp, group: group(), name };
+        bytes(&head, content)
+    };
+    let deletion = |name, timestamp| bytes(&SyncDelete { timestamp, group: group(), name }, b"");
+    let range = SyncRangeHead { offset: 0, len: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
+    let range = bytes(&range, CONTENT);
+    let mut ask = |command: Command, body: &[u8]| {
+        let answer = c.raw(command.code(), 0, body);
+        (Status(answer.status), answer.overtaken)
+    };
+    use Command::{SyncAppendFile, SyncCreateFile, SyncDeleteFile, SyncUpdateFile};
+    let (done, here, gone) = ((Status::OK, false), (Status::EEXIST, false), (Status::ENOENT, false));
+    let overtaken = (Status::EEXIST, true);
+    assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), done);
+    assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), here);
+    assert_eq!(ask(SyncAppendFile, &range), here);
+    assert_eq!(ask(SyncUpdateFile, &file(name, 999, b"older")), overtaken);
+    assert_eq!(ask(SyncCreateFile, &file(metadata, 1000, b"m")), done);
+    assert_eq!(ask(SyncCreateFile, &file(metadata, 1000, b"m")), here);
+    assert_eq!(ask(SyncUpdateFile, &file(metadata, 999, b"older")), overtaken);
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 999)), (Status::ENOENT, true));
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), done);
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), gone);
+    assert_eq!(ask(SyncDeleteFile, &deletion(name, 1001)), done);
+    assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), overtaken);
+    assert_eq!(ask(SyncUpdateFile, &file(name, 1000, CONTENT)), overtaken);
+    assert_eq!(ask(SyncAppendFile, &range), gone, "the whole file is tried then");
+}
+
+#[test]
+fn what_comes_twice_waits_for_stable_storage_too() {
+    let f = Fixture::with(|config| config.fsync = Fsync::Always);
+    let mut c = f.client();
+    let (name, gone) = (foreign(&mut c, true), foreign(&mut c, false));
+    let head = SyncFileHead { size: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
+    let range = SyncRangeHead { offset: 0, len: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
+    let deletion = SyncDelete { timestamp: 1000, group: group(), name: gone };
+    let mut again = || {
+        let known = c.raw(Command::SyncCreateFile.code(), Status::EEXIST.0, &bytes(&head, b"")).status;
+        let created = c.ask(Command::SyncCreateFile, &head, CONTENT).status;
+        let appended = c.ask(Command::SyncAppendFile, &range, CONTENT).status;
+        let removed = c.ask(Command::SyncDeleteFile, &deletion, b"").status;
+        [known, created, appended, removed].map(Status)
+    };
+    let (here, gone) = (Status::EEXIST, Status::ENOENT);
+    assert_eq!(again(), [here, Status::OK, here, gone]);
+    assert_eq!(again(), [here, here, here, gone]);
+    // Who could not put it there must not say that it is there.
+    f.storage.as_ref().unwrap().service().syncer.as_ref().unwrap().stop();
+    assert_eq!(again(), [Status::EIO; 4]);
 }
 
 #[test]

@@ -14,7 +14,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use fdfs_protocol::binlog::Record;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
@@ -238,21 +237,6 @@ impl Binlog {
         Place { file: open.number, offset: open.size }
     }
 
-    /// The last records, oldest first: those in about `bytes` bytes, of two files if the last is short. What is no record
-    /// is passed over.
-    ///
-    /// # Errors
-    /// What the system reported, with the path in the text.
-    pub fn last_records(&self, bytes: u64) -> io::Result<Vec<Record>> {
-        let end = self.place();
-        let mut text = read_end(&self.file_path(end.file), bytes)?;
-        if let Some(before) = end.file.checked_sub(1).filter(|_| (text.len() as u64) < bytes) {
-            let older = read_end(&self.file_path(before), bytes - text.len() as u64)?;
-            text.splice(..0, older);
-        }
-        Ok(text.split(|&b| b == b'\n').filter_map(|line| Record::parse(line).ok()).collect())
-    }
-
     /// The directory it is in; the positions of its readers are kept beside it.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -323,24 +307,6 @@ fn open_file(dir: &Path, number: u32) -> io::Result<(File, u64)> {
         Ok((file, size))
     };
     open().map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display())))
-}
-
-/// The lines in the last `bytes` bytes of a file; of one that is gone, or packed, none.
-fn read_end(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
-    let read = || -> io::Result<Vec<u8>> {
-        let file = File::open(path)?;
-        let from = file.metadata()?.len().saturating_sub(bytes);
-        let mut text = vec![0; (file.metadata()?.len() - from) as usize];
-        file.read_exact_at(&mut text, from)?;
-        // The first line of a part is none.
-        let whole = if from == 0 { 0 } else { text.iter().position(|&b| b == b'\n').map_or(text.len(), |end| end + 1) };
-        text.drain(..whole);
-        Ok(text)
-    };
-    match read() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
-    }
 }
 
 /// Makes the file end with a newline by cutting what follows the last one; gives the size after that.
@@ -492,13 +458,7 @@ mod tests {
                 .collect();
             assert_eq!(mine, (0..200).collect::<Vec<_>>());
         }
-        let reopened = Binlog::open_with(tmp.path(), 1000).unwrap();
-        assert_eq!(reopened.place().file, last);
-        // They reach into the file before, and begin with a whole line.
-        let records = reopened.last_records(1500).unwrap();
-        assert!((60..100).contains(&records.len()), "{}", records.len());
-        let text: String = records.iter().map(|record| format!("{record}\n")).collect();
-        assert!(all.ends_with(&text) && text.len() <= 1500);
+        assert_eq!(Binlog::open_with(tmp.path(), 1000).unwrap().place().file, last);
     }
 
     #[test]

@@ -8,11 +8,14 @@
 //! | [`store`] | the store paths: creation, marks, free space, choice of a path |
 //! | [`init_flag`] | `.data_init_flag` and the path marks |
 //! | [`binlog`] | the log of every change, which replication reads |
+//! | [`history`] | what it tells after a start |
+//! | [`pending`] | what is being changed, for the next start |
 //! | [`durable`] | fsync before the acknowledgement, for many at once |
 
 pub mod binlog;
 pub mod dir;
 pub mod durable;
+pub mod history;
 pub mod incoming;
 pub mod init_flag;
 pub mod pending;

@@ -9,7 +9,8 @@ use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
 use super::info::is_appender;
-use super::{Done, Note, Place, Recorded, Refusal, Service, noted, seconds};
+use super::record::Recorded;
+use super::{Done, Note, Place, Refusal, Service, noted, seconds};
 use crate::blocking;
 use crate::clock;
 use crate::counters::Count;

@@ -17,6 +17,12 @@ pub(crate) fn is_appender(name: &RemoteName) -> bool {
     name.kind() == Ok(Kind::Appender)
 }
 
+/// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
+/// appenders have none.
+pub(crate) fn has_sum(name: &RemoteName) -> bool {
+    name.is_given_once() && name.kind().is_ok_and(Kind::is_normal)
+}
+
 impl Service {
     pub(super) async fn query_file_info(&self, conn: &mut Conn<'_>, flags: u8, note: &mut Note) -> Done {
         let flags = FileInfoFlags::from_byte(flags);

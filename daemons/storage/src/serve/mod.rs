@@ -11,6 +11,8 @@
 //! | QUERY_FILE_INFO | [`info`] |
 //! | REPORT_SERVER_ID, SYNC_* (of other storages) | [`replica`] |
 //!
+//! What changes have in common, their records and what they wait for, is in [`record`].
+//!
 //! A handler takes what it needs of the body, answers success itself, and reports everything else as a [`Refusal`]:
 //! [`Service::serve`] turns that into an answer, keeps the stream in step or ends it, and counts and logs the request.
 
@@ -19,21 +21,19 @@ mod delete;
 mod download;
 pub(crate) mod info;
 mod metadata;
+mod record;
 mod replica;
 mod seal;
 mod slave;
 mod upload;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use fdfs_host::TcpStream;
-use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::file_id::Source;
 use fdfs_protocol::header::{HEADER_LEN, Header};
@@ -42,14 +42,13 @@ use fdfs_server::Handler;
 use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};
-use crate::acks::{Acks, Expected, Late};
-use crate::clock;
+use crate::acks::Acks;
 use crate::counters::{Count, Counters};
 use crate::deleted::Deleted;
 use crate::disk::binlog::Binlog;
 use crate::disk::dir::RelPath;
-use crate::disk::durable::{Syncer, Touched};
-use crate::disk::pending::{Noted, Pending};
+use crate::disk::durable::Syncer;
+use crate::disk::pending::Pending;
 use crate::disk::rotation::Rotation;
 use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
@@ -128,6 +127,9 @@ pub struct Service {
 pub(crate) enum Refusal {
     /// To be answered with this status.
     Status(Status),
+    /// What was pushed was overtaken here. To be answered with this status, which lets the pusher go on, and as a member
+    /// that does not have the change.
+    Overtaken(Status),
     /// There is nobody to answer.
     Gone,
 }
@@ -150,28 +152,7 @@ impl From<WireError> for Refusal {
     }
 }
 
-impl From<Late> for Status {
-    fn from(_: Late) -> Status {
-        Status::ETIMEDOUT
-    }
-}
-
 type Done = Result<(), Refusal>;
-
-/// A change that has its binlog record, and is acknowledged when it is [kept](Recorded::kept).
-#[derive(Debug, Default)]
-#[must_use = "what was asked for before the acknowledgement must be waited for"]
-struct Recorded(Option<Expected>);
-
-impl Recorded {
-    /// Waits until as many members have the change as was asked for; `ETIMEDOUT` if that takes too long.
-    async fn kept(self) -> Result<(), Status> {
-        match self.0 {
-            Some(expected) => Ok(expected.kept().await?),
-            None => Ok(()),
-        }
-    }
-}
 
 /// What the access log wants to know of a request.
 #[derive(Debug, Default)]
@@ -240,83 +221,6 @@ impl Service {
 
     fn own_group(&self, group: &GroupName) -> Result<(), Status> {
         if *group == self.settings.group { Ok(()) } else { Err(Status::EINVAL) }
-    }
-
-    /// Writes the binlog record of a change that a client made at `now`.
-    fn record(&self, now: i64, change: Change, name: &RemoteName) -> Result<Recorded, Status> {
-        self.write_record(now, change, name, false)
-    }
-
-    /// [`record`](Service::record) of a change that cannot be taken back; it is written later if it cannot be now.
-    fn record_done(&self, now: i64, change: Change, name: &RemoteName) -> Result<Recorded, Status> {
-        self.write_record(now, change, name, true)
-    }
-
-    fn write_record(&self, now: i64, change: Change, name: &RemoteName, done: bool) -> Result<Recorded, Status> {
-        self.counters.source_update(now);
-        let line = Line::new(&client_record(now, change, name)?)?;
-        let expect = |end| Recorded(self.acks.as_ref().map(|acks| acks.expect(end)));
-        logged(self.binlog.append_announced(line.as_bytes(), done, expect))
-    }
-
-    /// [`record_done`](Service::record_done) of a change that was noted. It stays so, for the next start, if it cannot be
-    /// recorded now.
-    fn record_noted(&self, now: i64, change: Change, name: &RemoteName, noted: Noted<'_>) -> Result<Recorded, Status> {
-        let recorded = self.record_done(now, change, name);
-        if recorded.is_err() {
-            noted.stay();
-        }
-        recorded
-    }
-
-    /// Writes the record of a change that takes back one that could not be kept. Nobody waits for that.
-    fn record_undone(&self, now: i64, change: Change, name: &RemoteName) {
-        // A failure has been logged, and the record is written later.
-        drop(self.record_done(now, change, name));
-    }
-
-    /// Refuses a change that could not be kept, before it is made.
-    fn can_keep(&self) -> Result<(), Status> {
-        match &self.acks {
-            Some(acks) => Ok(acks.possible()?),
-            None => Ok(()),
-        }
-    }
-
-    /// Fails while there are changes that could not be recorded: no more of that kind are made then.
-    fn can_record(&self) -> Result<(), Status> {
-        logged(self.binlog.ready())
-    }
-
-    /// Puts a change and its record on stable storage, if that was asked for.
-    async fn settle(&self, path: usize, file: Option<File>, dir: Option<Arc<OwnedFd>>) -> Result<(), Status> {
-        let Some(syncer) = &self.syncer else { return Ok(()) };
-        syncer.sync(Touched { path, file, dir }).await.map_err(|e| {
-            error!("cannot put a change on stable storage: {e}");
-            Status::from(&e)
-        })
-    }
-
-    /// Waits for all that was asked for before a recorded change is acknowledged: stable storage, and other members, which
-    /// get it meanwhile.
-    async fn keep(
-        &self,
-        recorded: Recorded,
-        path: usize,
-        file: Option<File>,
-        dir: Option<Arc<OwnedFd>>,
-    ) -> Result<(), Status> {
-        self.settle(path, file, dir).await?;
-        recorded.kept().await
-    }
-
-    /// The directory a file is in, held open, if somebody will have to sync it.
-    fn dir_to_settle(&self, place: &Place<'_>) -> Result<Option<Arc<OwnedFd>>, Status> {
-        if self.syncer.is_none() {
-            return Ok(None);
-        }
-        let parent = RelPath::new(place.rel.split().0).ok_or(Status::EINVAL)?;
-        place.try_on("open the directory of", |p| p.dir().open_dir(&parent)).map(|dir| Some(Arc::new(dir)))
     }
 
     /// Answers with this storage's group and a name.
@@ -409,12 +313,12 @@ impl Service {
     }
 
     /// Answers a refused request; says whether the connection can go on.
-    async fn refuse(&self, conn: &mut Conn<'_>, status: Status) -> bool {
-        if conn.send(&Header::failure(status).encode()).await.is_err() {
+    async fn refuse(&self, conn: &mut Conn<'_>, answer: Header) -> bool {
+        if conn.send(&answer.encode()).await.is_err() {
             return false;
         }
         // FastDFS closes after EINVAL, and clients expect it: a request that makes no sense may not be in step.
-        if status != Status::EINVAL && conn.body_left() <= DRAIN {
+        if answer.outcome() != Status::EINVAL && conn.body_left() <= DRAIN {
             return conn.drain().await.is_ok();
         }
         if conn.body_left() > 0 {
@@ -458,14 +362,11 @@ impl Handler for Service {
             let mut note = Note::default();
             let began = self.access.as_ref().map(|_| (SystemTime::now(), Instant::now()));
             let done = self.handle(&mut conn, header, &mut note, &mut pusher).await;
-            let status = match done {
-                Ok(()) => Status::OK,
-                Err(Refusal::Status(status)) => status,
+            let (status, go_on) = match done {
+                Ok(()) => (Status::OK, conn.body_left() == 0),
+                Err(Refusal::Status(status)) => (status, self.refuse(&mut conn, Header::failure(status)).await),
+                Err(Refusal::Overtaken(status)) => (status, self.refuse(&mut conn, Header::overtaken(status)).await),
                 Err(Refusal::Gone) => return,
-            };
-            let go_on = match done {
-                Ok(()) => conn.body_left() == 0,
-                Err(_) => self.refuse(&mut conn, status).await,
             };
             if let (Some(log), Some(began)) = (&self.access, began) {
                 let lengths = (header.body_len.saturating_add(HEADER_LEN as u64), conn.sent());
@@ -479,41 +380,9 @@ impl Handler for Service {
     }
 }
 
-/// A binlog line, on the stack.
-struct Line {
-    bytes: [u8; Record::MAX_LINE],
-    len: usize,
-}
-
-impl Line {
-    /// `ENAMETOOLONG` if nobody could read the line: two names near the longest.
-    fn new(record: &Record) -> Result<Line, Status> {
-        let mut bytes = [0; Record::MAX_LINE];
-        let mut rest = &mut bytes[..];
-        writeln!(rest, "{record}").map_err(|_| Status::ENAMETOOLONG)?;
-        let len = Record::MAX_LINE - rest.len();
-        Ok(Line { bytes, len })
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-/// A time as records have it.
+/// A time as records and names have it.
 fn seconds(now: i64) -> u32 {
     now.clamp(0, i64::from(u32::MAX)) as u32
-}
-
-fn client_record(now: i64, change: Change, name: &RemoteName) -> Result<Record, Status> {
-    Ok(Record { timestamp: seconds(now), origin: Origin::Client, change, name: canonical(name)? })
-}
-
-fn logged<T>(written: io::Result<T>) -> Result<T, Status> {
-    written.map_err(|e| {
-        error!("cannot write the binlog: {e}");
-        Status::from(&e)
-    })
 }
 
 /// The fixed part of a body that must have it.
@@ -531,7 +400,7 @@ fn noted(service: &Service, note: &mut Note, name: &RemoteName) {
     }
 }
 
-/// The first moment worth a warning: the disk took part of something.
+/// Warns of something that should have been removed and was not. One that is not there is no matter.
 fn warn_removed(what: &str, path: &std::path::Path, result: io::Result<()>) {
     if let Err(e) = result
         && e.kind() != io::ErrorKind::NotFound
@@ -549,9 +418,4 @@ pub(crate) fn canonical(name: &RemoteName) -> Result<RemoteName, Status> {
         return Ok(*name);
     }
     RemoteName::parse(format!("M{:02X}/{}", name.store_path(), name.true_name()).as_bytes()).map_err(|_| Status::EINVAL)
-}
-
-/// Seconds since 1970 as names carry them.
-fn name_time() -> u32 {
-    clock::now().clamp(0, i64::from(u32::MAX)) as u32
 }

@@ -1,9 +1,12 @@
 //! What other storages of the group push here: REPORT_SERVER_ID and the SYNC commands.
 //!
 //! Every command may come twice, and after the change it brings was overtaken by later ones; what is here already is
-//! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does. A change is complete
+//! answered with the status that makes the pusher go on (`EEXIST`, `ENOENT`), as FastDFS does; so is what is passed over
+//! because something later is here, with a mark that tells members of our kind not to count on it. A change is complete
 //! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
 //! no body.
+
+mod rename;
 
 use std::fs::File;
 use std::io;
@@ -12,7 +15,6 @@ use std::sync::Arc;
 
 use crc32fast::Hasher;
 use fdfs_protocol::binlog::{Change, Origin, Record};
-use fdfs_protocol::file_id::Kind;
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::peer::replica::{
@@ -23,17 +25,17 @@ use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use super::change::shorten;
-use super::info::is_appender;
-use super::seal::checksum;
+use super::info::{has_sum, is_appender};
+use super::record::{Line, logged};
 use super::upload::WHOLE;
-use super::{Done, Line, Place, Pusher, Refusal, Service, canonical, fixed, logged, warn_removed};
+use super::{Done, Place, Pusher, Refusal, Service, canonical, fixed, warn_removed};
 use crate::blocking;
 use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
 use crate::disk::pending;
-use crate::names::{Held, Sum};
+use crate::names::Sum;
 use crate::net::{Conn, Gone};
 
 /// The time of a change at its source, and the source if it has said who it is.
@@ -124,11 +126,26 @@ impl Service {
         }
     }
 
-    /// The change is here already: reads what comes with it and says so.
-    async fn had(&self, conn: &mut Conn<'_>, origin: Origins<'_>, status: Status) -> Done {
+    /// The change is here already: reads what comes with it and says so. Who brought it may have been killed before it was
+    /// on stable storage.
+    async fn had(&self, conn: &mut Conn<'_>, origin: Origins<'_>, place: &Place<'_>, status: Status) -> Done {
         conn.drain().await?;
+        if self.syncer.is_some() {
+            let file = match place.try_on("open", |p| p.dir().open_read(&p.rel)) {
+                Err(Status::ENOENT) => None,
+                other => Some(other?),
+            };
+            self.settle(place.index, file, self.dir_to_settle(place)?).await?;
+        }
         self.has(origin);
         Err(status.into())
+    }
+
+    /// Something later is here, which stays: reads what comes with the push and says so.
+    async fn overtaken(&self, conn: &mut Conn<'_>, origin: Origins<'_>, status: Status) -> Done {
+        conn.drain().await?;
+        self.has(origin);
+        Err(Refusal::Overtaken(status))
     }
 
     async fn take_file(&self, conn: &mut Conn<'_>, flag: u8, replace: bool, pusher: Option<&Pusher>) -> Done {
@@ -148,7 +165,7 @@ impl Service {
         let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
         if !with_content {
             self.record_push(&line, false)?;
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         self.counters.tried(Count::SyncInBytes, head.size);
         let known = |p: &Place<'_>| p.dir().meta(&p.rel, false).ok().filter(Meta::is_file);
@@ -157,11 +174,11 @@ impl Service {
                 || known(p).is_some_and(|meta| is_overtaken(&head, replace, &meta))
         };
         if late(&place) {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.overtaken(conn, origin, Status::EEXIST).await;
         }
         if !replace && known(&place).is_some_and(|meta| is_same(&head, &meta)) {
             self.record_push(&line, false)?;
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         let mut incoming = self.begin_push(&place)?;
         let hasher = self.receive_push(conn, incoming.file(), &head).await?;
@@ -169,7 +186,7 @@ impl Service {
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
         if late(&place) {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.overtaken(conn, origin, Status::EEXIST).await;
         }
         let (_, base) = place.rel.split();
         let base = RelPath::new(base).ok_or(Status::EINVAL)?;
@@ -242,16 +259,18 @@ impl Service {
                     self.record_push(&line, true)?;
                     self.lose_metadata(&request.name, origin)?;
                 }
-                return self.had(conn, origin, Status::ENOENT).await;
+                return self.had(conn, origin, &place, Status::ENOENT).await;
             }
             other => other?,
         };
         if !meta.is_file() && !meta.is_link() {
             return Err(Status::EINVAL.into());
         }
-        if request.name.is_metadata() && meta.mtime > i64::from(request.timestamp) {
+        // Our members never remove a file at an earlier time than it has. FastDFS's may, with clocks that differ, and what
+        // they remove so soon after it was made stays here: better than to lose what was made anew. (A link has its own time.)
+        if !request.name.is_given_once() && meta.is_file() && meta.mtime > i64::from(request.timestamp) {
             debug!("{}: was made anew after it was removed elsewhere", request.name);
-            return self.had(conn, origin, Status::ENOENT).await;
+            return self.overtaken(conn, origin, Status::ENOENT).await;
         }
         self.can_record()?;
         self.deleted.add(&request.name, request.timestamp);
@@ -296,18 +315,21 @@ impl Service {
         let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
         let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
         let file = match opened {
-            Err(Status::ENOENT) => return self.had(conn, origin, Status::ENOENT).await,
-            Err(Status::EISDIR) => return self.had(conn, origin, Status::EEXIST).await,
+            Err(Status::ENOENT) => {
+                conn.drain().await?;
+                return Err(Status::ENOENT.into());
+            }
+            Err(Status::EISDIR) => return self.overtaken(conn, origin, Status::EEXIST).await,
             other => other?,
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
         let fits = if modify { old.size >= head.offset } else { old.size == head.offset };
         if !old.is_file() {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.overtaken(conn, origin, Status::EEXIST).await;
         }
         if !fits {
             if old.size >= end && has_content(conn, file, head.offset).await? {
-                return self.had(conn, origin, Status::EEXIST).await;
+                return self.had(conn, origin, &place, Status::EEXIST).await;
             }
             debug!("{}: has {} bytes here, cannot take {}..{end}", head.name, old.size, head.offset);
             conn.drain().await?;
@@ -356,7 +378,7 @@ impl Service {
         // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
         // it was pushed. What is shorter lacks something.
         if !old.is_file() || (old.size != request.old_size && old.size <= request.new_size) {
-            return self.had(conn, origin, Status::EEXIST).await;
+            return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         self.can_record()?;
         held.set_sum(None);
@@ -387,87 +409,6 @@ impl Service {
         self.settle(place.index, None, self.dir_to_settle(&place)?).await?;
         self.has(origin);
         Ok(())
-    }
-
-    async fn take_rename(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
-        let request = self.two_names(conn).await?;
-        let (new, old) = (self.place(&request.name)?, self.place(&request.other)?);
-        if new.index != old.index {
-            return Err(Status::EINVAL.into());
-        }
-        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
-        let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
-        let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
-        self.can_record()?;
-        if self.deleted.is_late_rename(&request.name, request.timestamp) {
-            return self.lose_renamed(conn, origin, &old, &request.other, &mut held).await;
-        }
-        // Also if the file is not here under its old name: that may still come, and is late then.
-        self.deleted.rename(&request.other, &request.name, request.timestamp);
-        self.lose_metadata(&request.other, origin)?;
-        if let Some(size) = self.is_another(&old, &held, &request.name).await? {
-            debug!("{}: what is here has not become {}; it is needed whole", request.other, request.name);
-            held.set_sum(None);
-            let removed = Record {
-                timestamp: request.timestamp,
-                origin: Origin::Replica,
-                change: Change::Delete,
-                name: canonical(&request.other)?,
-            };
-            let line = Line::new(&removed)?;
-            self.unlink(&old, size).await?;
-            self.record_push(&line, true)?;
-            return Err(Status::ENOENT.into());
-        }
-        match new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)) {
-            Err(status @ Status::EEXIST) => return self.had(conn, origin, status).await,
-            other => other?,
-        }
-        held.set_sum(None);
-        self.record_push(&line, true)?;
-        self.settle(new.index, None, self.dir_to_settle(&new)?).await?;
-        self.has(origin);
-        Ok(())
-    }
-
-    /// The size of the appender file `old`, if it does not have the size and checksum that its new name tells. FastDFS
-    /// passes over changes of a file that has got its new name before they were pushed, and pushes just that name.
-    async fn is_another(&self, old: &Place<'_>, held: &Held<'_>, new: &RemoteName) -> Result<Option<u64>, Status> {
-        let Some(told) = new.block().ok().filter(|_| has_sum(new)) else { return Ok(None) };
-        let file = old.try_on("open", |p| p.dir().open_read(&p.rel))?;
-        let meta = old.try_on("look at", |_| dir::meta_of(&file))?;
-        if !meta.is_file() {
-            return Ok(None);
-        }
-        if told.size.size() != Some(meta.size) {
-            return Ok(Some(meta.size));
-        }
-        let crc32 = match held.sum(meta.size) {
-            Some(sum) => sum.hasher.finalize(),
-            None => checksum(file, meta.size, self.settings.timeout).await?,
-        };
-        Ok(Some(meta.size).filter(|_| crc32 != told.crc32))
-    }
-
-    /// A file that was removed under its new name before that name came here: it goes under the old one.
-    async fn lose_renamed(
-        &self,
-        conn: &mut Conn<'_>,
-        origin: Origins<'_>,
-        old: &Place<'_>,
-        name: &RemoteName,
-        held: &mut Held<'_>,
-    ) -> Done {
-        let line = origin.line(Change::Delete, name)?;
-        held.set_sum(None);
-        self.lose_metadata(name, origin)?;
-        if self.deleted.add(name, origin.timestamp) | old.dir().meta(&old.rel, false).is_ok() {
-            match old.try_on("remove", |p| p.dir().unlink(&p.rel)) {
-                Ok(()) | Err(Status::ENOENT) => self.record_push(&line, true)?,
-                Err(status) => return Err(status.into()),
-            }
-        }
-        self.had(conn, origin, Status::EEXIST).await
     }
 
     async fn two_names(&self, conn: &mut Conn<'_>) -> Result<SyncTwoNames, Refusal> {
@@ -515,10 +456,4 @@ async fn has_content(conn: &mut Conn<'_>, file: File, mut at: u64) -> Result<boo
         at += len as u64;
     }
     Ok(same)
-}
-
-/// Whether the name tells size and checksum of the file itself: that of a slave tells its master's, and metadata and
-/// appenders have none.
-fn has_sum(name: &RemoteName) -> bool {
-    name.is_given_once() && name.kind().is_ok_and(Kind::is_normal)
 }

@@ -7,16 +7,17 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fdfs_protocol::binlog::Change;
+use fdfs_protocol::binlog::{Change, Origin};
 use fdfs_protocol::file_id::{NameBlock, SizeField};
 use fdfs_protocol::storage::Regenerate;
 use fdfs_protocol::{RemoteName, Status};
 use tokio::sync::Semaphore;
 use tracing::error;
 
-use super::{Done, Note, Service, name_time};
+use super::{Done, Note, Service, seconds};
 use crate::blocking;
 use crate::clock;
+use crate::disk::dir;
 use crate::disk::pending::Kind;
 use crate::net::Conn;
 use crate::thread;
@@ -51,7 +52,7 @@ impl Service {
         let _old = self.pending.note(Kind::Change, &old);
         for _ in 0..DRAWS {
             let size = SizeField::normal(meta.size, thread::random() as u32);
-            let block = NameBlock { source, timestamp: name_time(), size, crc32 };
+            let block = NameBlock { source, timestamp: seconds(clock::now()), size, crc32 };
             let new = old.with_block(&block);
             let target = self.place(&new)?;
             let noted = self.pending.note(Kind::Change, &new);
@@ -73,11 +74,11 @@ impl Service {
             let renamed = place.dir().rename_new(&target.rel, &place.rel);
             let undone = renamed.inspect_err(|e| error!("{new} cannot be renamed back to {old}: {e}")).is_ok();
             if undone {
-                self.deleted.rename(&new, &old, super::seconds(clock::now()));
+                self.deleted.rename(&new, &old, seconds(clock::now()));
             }
             undone
         };
-        self.deleted.rename(&old, &new, super::seconds(clock::now()));
+        self.deleted.rename(&old, &new, seconds(clock::now()));
         let recorded = match self.record(clock::now(), Change::Rename { old: super::canonical(&old)? }, &new) {
             Ok(recorded) => recorded,
             Err(status) => {
@@ -93,6 +94,7 @@ impl Service {
         if let Err(status) = kept {
             if undo() {
                 self.record_undone(clock::now(), Change::Rename { old: new }, &old);
+                self.push_metadata(&old).await;
             }
             return Err(status.into());
         }
@@ -102,6 +104,23 @@ impl Service {
         drop((noted, held));
         self.log_rename(note, &old, &new);
         self.answer_name(conn, &new).await
+    }
+
+    /// Has the members get the metadata of an appender again: where it had its new name already they removed it.
+    async fn push_metadata(&self, name: &RemoteName) {
+        let Some(metadata) = name.metadata() else { return };
+        let (Ok(place), Ok(_held)) = (self.place(&metadata), self.names.hold(&metadata, self.settings.timeout).await)
+        else {
+            return;
+        };
+        let Ok(file) = place.dir().open_write(&place.rel) else { return };
+        let dated = place.try_on("look at", |_| dir::meta_of(&file)).and_then(|meta| {
+            let time = meta.time_of_next(clock::now());
+            place.try_on("set the time of", |_| dir::set_mtime(&file, seconds(time), Origin::Client)).map(|()| time)
+        });
+        if let Ok(time) = dated {
+            self.record_undone(time, Change::Update, &metadata);
+        }
     }
 
     fn log_rename(&self, note: &mut Note, old: &RemoteName, new: &RemoteName) {

@@ -14,7 +14,7 @@ use fdfs_protocol::storage::UploadHead;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::{debug, error};
 
-use super::{Done, Note, Refusal, Service, name_time, noted, warn_removed};
+use super::{Done, Note, Refusal, Service, noted, seconds, warn_removed};
 use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, RelPath};
@@ -54,7 +54,7 @@ impl Draft<'_> {
         Ok(RemoteName::generate(&NewName {
             store_path: self.index as u8,
             directories: self.leaf.at,
-            block: NameBlock { source: service.membership()?.source, timestamp: name_time(), size, crc32 },
+            block: NameBlock { source: service.membership()?.source, timestamp: seconds(clock::now()), size, crc32 },
             slot: None,
             ext: &self.head.ext,
             random: (bits >> 32) as u32,

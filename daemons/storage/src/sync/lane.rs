@@ -22,12 +22,12 @@ use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
 use tracing::debug;
 
-use super::rules::{Verdict, judge};
+use super::rules::{Answer, Verdict, judge};
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::net::{Conn, Gone, SendError};
 use crate::serve::Service;
-use crate::serve::info::is_appender;
+use crate::serve::info::{has_sum, is_appender};
 
 /// Answers are short; the longest known is a request that some servers send back.
 const MAX_ANSWER: u64 = 4096;
@@ -43,6 +43,8 @@ const WITH_CRC: FileInfoFlags = FileInfoFlags { no_crc: false, silent: true };
 pub enum Outcome {
     /// The peer has the change, or there is nothing left to push.
     Done,
+    /// The peer does not have the change, and never will: it has a later one, or has removed the file.
+    PassedOver,
     /// The peer cannot take it.
     Refused(Command, Status),
     /// The file cannot be read here.
@@ -62,6 +64,7 @@ impl From<Gone> for Stop {
 }
 
 /// A file to be pushed whole.
+#[derive(Clone, Copy)]
 struct Whole<'a> {
     name: &'a RemoteName,
     timestamp: u32,
@@ -114,7 +117,7 @@ impl Lane {
     /// # Errors
     /// [`Gone`] when the connection is of no further use.
     pub async fn identify(&mut self, id: StorageId) -> Result<(), Gone> {
-        match self.ask(Command::ReportServerId, 0, &ReportServerId { id }).await? {
+        match self.ask(Command::ReportServerId, 0, &ReportServerId { id }).await?.status {
             Status::OK => Ok(()),
             _ => Err(Gone),
         }
@@ -125,7 +128,7 @@ impl Lane {
     /// # Errors
     /// [`Gone`] when the connection broke.
     pub async fn compare(&mut self, compare: &SyncCompare) -> Result<Status, Gone> {
-        self.ask(Command::SyncCompare, 0, compare).await
+        Ok(self.ask(Command::SyncCompare, 0, compare).await?.status)
     }
 
     /// Asks the peer for a sign of life.
@@ -187,7 +190,11 @@ impl Lane {
         let group = self.service.settings.group;
         let (name, timestamp) = (*whole.name, whole.timestamp);
         match self.meta(whole.name, false)? {
-            None => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
+            None => match self.service.deleted.renamed_to(&name) {
+                // The peer must know that the file was not removed: the name may be given back.
+                Some(new) => self.rename(Origin::Client, Whole { name: &new, timestamp }, name).await,
+                None => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
+            },
             Some(meta) if meta.is_link() => self.link(whole, None).await,
             Some(_) => self.send_whole(Command::SyncUpdateFile, whole).await,
         }
@@ -211,8 +218,8 @@ impl Lane {
     /// The peer has the file; it only writes its record.
     async fn log_only(&mut self, whole: &Whole<'_>, size: u64) -> Result<(), Stop> {
         let head = self.file_head(whole, size);
-        let status = self.ask(Command::SyncCreateFile, Status::EEXIST.0, &head).await?;
-        self.conclude(Command::SyncCreateFile, status)
+        let answer = self.ask(Command::SyncCreateFile, Status::EEXIST.0, &head).await?;
+        self.conclude(Command::SyncCreateFile, answer)
     }
 
     fn file_head(&self, whole: &Whole<'_>, size: u64) -> SyncFileHead {
@@ -225,9 +232,9 @@ impl Lane {
             let Some((file, meta)) = self.open(whole.name)? else { return Ok(()) };
             let head = self.file_head(&whole, meta.size);
             match self.send(command, &head, &file, 0, meta.size).await {
-                Ok(status) => {
-                    self.had_last = status == Status::EEXIST;
-                    return self.conclude(command, status);
+                Ok(answer) => {
+                    self.had_last = answer.status == Status::EEXIST;
+                    return self.conclude(command, answer);
                 }
                 Err(SendError::Gone) => return Err(Stop::Gone),
                 Err(SendError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {}
@@ -247,15 +254,15 @@ impl Lane {
         let len = len.min(left);
         let group = self.service.settings.group;
         let head = SyncRangeHead { offset, len, timestamp: whole.timestamp, group, name: *whole.name };
-        let status = match self.send(command, &head, &file, offset, len).await {
-            Ok(status) => status,
+        let answer = match self.send(command, &head, &file, offset, len).await {
+            Ok(answer) => answer,
             Err(SendError::Gone) => return Err(Stop::Gone),
             Err(SendError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(SendError::Read(e)) => return Err(Stop::Outcome(Outcome::Unreadable(e))),
         };
-        match judge(command, status) {
+        match judge(command, answer) {
             Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
-            _ => self.conclude(command, status),
+            _ => self.conclude(command, answer),
         }
     }
 
@@ -266,14 +273,14 @@ impl Lane {
         let command = Command::SyncTruncateFile;
         let group = self.service.settings.group;
         let message = SyncTruncate { old_size, new_size, timestamp: whole.timestamp, group, name: *whole.name };
-        let status = self.ask(command, 0, &message).await?;
-        match judge(command, status) {
+        let answer = self.ask(command, 0, &message).await?;
+        match judge(command, answer) {
             Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Verdict::Compare => match self.info(whole.name, NO_CRC).await? {
                 Some(there) if there.size == new_size => Ok(()),
                 _ => self.send_whole(Command::SyncUpdateFile, whole).await,
             },
-            _ => self.conclude(command, status),
+            _ => self.conclude(command, answer),
         }
     }
 
@@ -307,33 +314,50 @@ impl Lane {
                 Some(_) => Ok(()),
             };
         };
-        // Changes of the old name may not have been pushed: it was gone when their records came.
-        let told = whole.name.block().map(|block| block.crc32).ok();
-        if let Some(there) = self.info(&old, WITH_CRC).await?
-            && (there.size != meta.size || Some(there.crc32) != told)
-        {
+        let mut created = None;
+        if self.is_another(&old, &whole, meta.size).await? {
             debug!("{old} at {} is not what became {}; pushing that whole", self.peer, whole.name);
-            self.send_whole(Command::SyncCreateFile, whole).await?;
-            return self.simple(Command::SyncDeleteFile, &remove_old).await;
+            let sent = self.send_whole(Command::SyncCreateFile, whole).await;
+            if !matches!(sent, Ok(()) | Err(Stop::Outcome(Outcome::PassedOver))) {
+                return sent;
+            }
+            created = Some(sent);
         }
+        // Also then: who only hears that the old name is gone takes it for removed, and never takes it back.
         let command = Command::SyncRenameFile;
         let message = SyncTwoNames { timestamp: whole.timestamp, group, name: *whole.name, other: old };
-        let status = self.ask(command, 0, &message).await?;
-        match judge(command, status) {
-            Verdict::Create => self.send_whole(Command::SyncCreateFile, whole).await,
-            _ => self.conclude(command, status),
+        let answer = self.ask(command, 0, &message).await?;
+        match judge(command, answer) {
+            Verdict::Create => match created {
+                Some(sent) => sent,
+                None => self.send_whole(Command::SyncCreateFile, whole).await,
+            },
+            // FastDFS leaves the old one where the new one is already.
+            Verdict::Done if answer.status == Status::EEXIST && self.info(&old, NO_CRC).await?.is_some() => {
+                self.simple(Command::SyncDeleteFile, &remove_old).await
+            }
+            _ => self.conclude(command, answer),
         }
+    }
+
+    /// Whether the peer has something else under the old name than what got the new one: changes of the old name may not
+    /// have been pushed, since it was gone when their records came. A name that is given back to an appender tells nothing.
+    async fn is_another(&mut self, old: &RemoteName, new: &Whole<'_>, size: u64) -> Result<bool, Stop> {
+        let Some(told) = new.name.block().ok().filter(|_| has_sum(new.name)) else { return Ok(false) };
+        let there = self.info(old, WITH_CRC).await?;
+        Ok(there.is_some_and(|there| there.size != size || there.crc32 != told.crc32))
     }
 
     async fn simple(&mut self, command: Command, message: &impl Encode) -> Result<(), Stop> {
-        let status = self.ask(command, 0, message).await?;
-        self.conclude(command, status)
+        let answer = self.ask(command, 0, message).await?;
+        self.conclude(command, answer)
     }
 
-    fn conclude(&self, command: Command, status: Status) -> Result<(), Stop> {
-        match judge(command, status) {
+    fn conclude(&self, command: Command, answer: Answer) -> Result<(), Stop> {
+        match judge(command, answer) {
             Verdict::Done => Ok(()),
-            _ => Err(Stop::Outcome(Outcome::Refused(command, status))),
+            Verdict::PassedOver => Err(Stop::Outcome(Outcome::PassedOver)),
+            _ => Err(Stop::Outcome(Outcome::Refused(command, answer.status))),
         }
     }
 
@@ -341,8 +365,8 @@ impl Lane {
     async fn info(&mut self, name: &RemoteName, flags: FileInfoFlags) -> Result<Option<FileInfo>, Stop> {
         let request = FileRequest { group: self.service.settings.group, name: *name };
         let command = Command::QueryFileInfo;
-        let (status, body) = self.exchange(command, flags.to_byte(), &request).await?;
-        match status {
+        let (answer, body) = self.exchange(command, flags.to_byte(), &request).await?;
+        match answer.status {
             Status::OK => Ok(FileInfo::decode(&body).ok()),
             Status::ENOENT => Ok(None),
             // It tells nothing about names this short.
@@ -374,7 +398,7 @@ impl Lane {
         }
     }
 
-    async fn ask(&mut self, command: Command, flags: u8, message: &impl Encode) -> Result<Status, Gone> {
+    async fn ask(&mut self, command: Command, flags: u8, message: &impl Encode) -> Result<Answer, Gone> {
         Ok(self.exchange(command, flags, message).await?.0)
     }
 
@@ -383,15 +407,15 @@ impl Lane {
         command: Command,
         flags: u8,
         message: &impl Encode,
-    ) -> Result<(Status, Vec<u8>), Gone> {
+    ) -> Result<(Answer, Vec<u8>), Gone> {
         let mut out = Vec::with_capacity(320);
         header::frame_flags(command, flags, message, &mut out);
         let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
         self.asking = true;
         conn.send(&out).await?;
-        let answer = answer(&mut conn).await?;
-        self.note(answer.0);
-        Ok(answer)
+        let (answer, body) = answer(&mut conn).await?;
+        self.note(answer.status);
+        Ok((answer, body))
     }
 
     async fn send(
@@ -401,7 +425,7 @@ impl Lane {
         file: &File,
         offset: u64,
         len: u64,
-    ) -> Result<Status, SendError> {
+    ) -> Result<Answer, SendError> {
         let mut out = Vec::with_capacity(320);
         header::frame_head(command, head, len, &mut out);
         let counters = &self.service.counters;
@@ -409,12 +433,12 @@ impl Lane {
         let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);
         self.asking = true;
         conn.send_range(&out, file, offset, len).await?;
-        let (status, _) = answer(&mut conn).await?;
-        if status.is_ok() {
+        let (answer, _) = answer(&mut conn).await?;
+        if answer.status.is_ok() {
             counters.went_well(Count::SyncOutBytes, len);
         }
-        self.note(status);
-        Ok(status)
+        self.note(answer.status);
+        Ok(answer)
     }
 
     /// Takes note of an answer. FastDFS closes a connection after this one.
@@ -432,13 +456,14 @@ fn finish(result: Result<(), Stop>) -> Result<Outcome, Gone> {
     }
 }
 
-async fn answer(conn: &mut Conn<'_>) -> Result<(Status, Vec<u8>), Gone> {
+async fn answer(conn: &mut Conn<'_>) -> Result<(Answer, Vec<u8>), Gone> {
     let header: Header = conn.request(false).await?;
-    if header.cmd != Command::Response.code() || header.body_len > MAX_ANSWER {
+    let overtaken = header.cmd == Command::Overtaken.code();
+    if !(overtaken || header.cmd == Command::Response.code()) || header.body_len > MAX_ANSWER {
         return Err(Gone);
     }
     let len = header.body_len as usize;
     let body = conn.head(len).await?.to_vec();
     conn.consume(len);
-    Ok((header.outcome(), body))
+    Ok((Answer { status: header.outcome(), overtaken }, body))
 }

@@ -252,8 +252,8 @@ impl<'a> Pump<'a> {
                 self.next = Some((record, end));
                 return Ok(Idle::Until(due));
             }
-            if self.aside.contains(&record.name) {
-                // The next try brings this change too.
+            if self.aside.contains(&record.name) && !matches!(record.change, Change::Rename { .. }) {
+                // The next try brings this change too. Of a name that is given back it does not tell where the file was.
                 self.set_aside(&record)?;
                 self.window.skip(end);
                 self.moved();
@@ -330,6 +330,8 @@ impl<'a> Pump<'a> {
                             acks.taken(end, self.id);
                         }
                     }
+                    // It is finished, but who waits for members that have it does not count this one.
+                    Ok(Outcome::PassedOver) => {}
                     Ok(outcome) => {
                         self.alarm(&record.name, &outcome);
                         self.set_aside(&record)?;
@@ -352,7 +354,7 @@ impl<'a> Pump<'a> {
             Job::Aside(name, _) => {
                 self.reconciling.retain(|other| *other != name);
                 match result {
-                    Ok(Outcome::Done) => {
+                    Ok(Outcome::Done | Outcome::PassedOver) => {
                         self.aside.settled(&name);
                         self.moved();
                         info!("replication to {}: {name} is as it is here", self.id);
@@ -431,7 +433,7 @@ impl<'a> Pump<'a> {
 
     fn alarm(&mut self, name: &RemoteName, outcome: &Outcome) {
         let text = match outcome {
-            Outcome::Done => return,
+            Outcome::Done | Outcome::PassedOver => return,
             Outcome::Refused(command, status) => format!("answers {command} with status {}: {status}", status.0),
             Outcome::Unreadable(e) => format!("is not sent it, since it cannot be read here: {e}"),
         };

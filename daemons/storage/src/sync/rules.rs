@@ -56,11 +56,22 @@ pub fn step(status: Option<StorageStatus>, old_data: bool) -> Step {
     }
 }
 
+/// A peer's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Its status.
+    pub status: Status,
+    /// It says that what was pushed was overtaken there. FastDFS's storages never do.
+    pub overtaken: bool,
+}
+
 /// What follows from a peer's answer to a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The peer has the change.
     Done,
+    /// The peer has something later instead: there is nothing to push, but it does not have the change.
+    PassedOver,
     /// It lacks what the change is based on: the whole file is pushed, in place of what it may have.
     Update,
     /// It does not have the file: the whole file is pushed.
@@ -72,11 +83,19 @@ pub enum Verdict {
     Refused(Status),
 }
 
-/// Judges the answer to a SYNC command. Statuses that mean "you come late" are as good as success.
-pub fn judge(command: Command, answer: Status) -> Verdict {
+/// Judges the answer to a SYNC command. Statuses that mean "you come late" are as good as success, unless the peer says
+/// that it is not for having the change.
+pub fn judge(command: Command, answer: Answer) -> Verdict {
+    match judge_status(command, answer.status) {
+        Verdict::Done if answer.overtaken => Verdict::PassedOver,
+        verdict => verdict,
+    }
+}
+
+fn judge_status(command: Command, status: Status) -> Verdict {
     use Command as C;
     use Verdict as V;
-    match (command, answer) {
+    match (command, status) {
         (_, Status::OK) => V::Done,
         (C::SyncCreateFile | C::SyncUpdateFile, Status::EEXIST) => V::Done,
         (C::SyncDeleteFile | C::SyncCreateLink, Status::ENOENT) => V::Done,
@@ -169,11 +188,19 @@ mod tests {
             Verdict::Done,
             Verdict::Create,
         ];
+        let plain = |command, status| judge(command, Answer { status, overtaken: false });
         for (i, command) in pushes.into_iter().enumerate() {
-            assert_eq!(judge(command, Status::OK), Verdict::Done);
-            assert_eq!(judge(command, Status::EEXIST), exists[i], "{command}");
-            assert_eq!(judge(command, Status::ENOENT), missing[i], "{command}");
-            assert_eq!(judge(command, Status::ENOSPC), refused(Status::ENOSPC));
+            assert_eq!(plain(command, Status::OK), Verdict::Done);
+            assert_eq!(plain(command, Status::EEXIST), exists[i], "{command}");
+            assert_eq!(plain(command, Status::ENOENT), missing[i], "{command}");
+            assert_eq!(plain(command, Status::ENOSPC), refused(Status::ENOSPC));
+            for status in [Status::EEXIST, Status::ENOENT] {
+                let expected = match plain(command, status) {
+                    Verdict::Done => Verdict::PassedOver,
+                    other => other,
+                };
+                assert_eq!(judge(command, Answer { status, overtaken: true }), expected, "{command}");
+            }
         }
     }
 

@@ -97,6 +97,8 @@ impl Fixture {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u8,
+    /// It says that what was pushed was overtaken here.
+    pub overtaken: bool,
     pub body: Vec<u8>,
 }
 
@@ -145,11 +147,11 @@ impl Client {
         let mut head = [0; HEADER_LEN];
         self.stream.read_exact(&mut head)?;
         let header = Header::decode(&head).unwrap();
-        assert_eq!(header.cmd, 100);
+        assert!(header.cmd == 100 || (header.cmd == 201 && header.status != 0));
         assert!(header.status == 0 || header.body_len == 0, "a refusal has no body");
         let mut body = vec![0; header.body_len as usize];
         self.stream.read_exact(&mut body)?;
-        Ok(Answer { status: header.status, body })
+        Ok(Answer { status: header.status, overtaken: header.cmd == 201, body })
     }
 
     pub fn answer(&mut self) -> Answer {

@@ -240,6 +240,37 @@ fn an_appender_that_was_sealed_and_removed_while_a_member_was_away_is_gone_there
     assert_eq!(group.converge("after").len(), 0);
 }
 
+#[test]
+fn a_name_that_is_set_aside_after_a_rename_may_be_given_back() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    let old = c.upload_appender(b"content", "log");
+    group.converge("before");
+    group.stop(1);
+    let new = c.regenerate(&old).name();
+    group.stop(0);
+    // As if the member had not taken the rename and the new name had come to it by another way.
+    let log = group.binlog(0);
+    let mark = group.aside(0, 1).with_extension("mark");
+    let text = std::fs::read_to_string(&mark).unwrap();
+    let place = |line: &str| match line.starts_with("binlog_offset=") {
+        true => format!("binlog_offset={}\n", log.len()),
+        false => format!("{line}\n"),
+    };
+    std::fs::write(&mark, text.lines().map(place).collect::<String>()).unwrap();
+    let data = group.members[1].config.base_path.join("data");
+    std::fs::write(data.join(new.true_name()), b"content").unwrap();
+    std::fs::write(group.aside(0, 1), format!("{} R {new} {old}\n{} D {old}\n", &log[..10], &log[..10])).unwrap();
+    group.start(1);
+    group.start(0);
+    assert_eq!(group.converge("the old name is gone").len(), 1);
+    group.until("nothing is set aside", |group| !group.aside(0, 1).exists());
+    let back = SyncTwoNames { timestamp: u32::MAX, group: common::group(), name: old, other: new };
+    assert_eq!(group.client(1).ask(Command::SyncRenameFile, &back, b"").status, 0);
+    assert_eq!(group.client(1).content(&old), b"content");
+}
+
 /// FastDFS skips changes of a file that has got another name since.
 #[test]
 fn a_pushed_name_is_given_only_to_the_content_it_tells() {

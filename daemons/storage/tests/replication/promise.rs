@@ -9,7 +9,7 @@ use fdfs_protocol::{RemoteName, Status};
 use crate::common::noise;
 use crate::group::Group;
 
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 fn promising(members: usize) -> Group {
     let mut group = Group::new();
@@ -105,4 +105,69 @@ fn a_new_name_that_is_not_kept_is_taken_back() {
     assert_eq!(files.len(), 1);
     group.until("changes are taken again", |group| group.client(0).append(&appender, b"4").status == 0);
     assert_eq!(group.converge("at the end").into_values().next().unwrap(), b"01234");
+}
+
+/// As a member that is stopped in the middle of the push and continues when it was given up.
+fn regenerate_in_vain(group: &Group, appender: &RemoteName, late: usize) {
+    let service = group.members[late].storage.as_ref().unwrap().service().clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let held = runtime.block_on(service.names.hold(appender, Duration::ZERO)).unwrap();
+    assert_eq!(group.client(0).regenerate(appender).status, Status::ETIMEDOUT.0);
+    drop(held);
+}
+
+#[test]
+fn a_new_name_that_is_taken_back_costs_a_member_nothing_that_had_it_already() {
+    let group = promising(2);
+    for same in [true, false] {
+        let mut c = group.client(0);
+        let appender = c.upload_appender(b"abc", "log");
+        assert_eq!(c.append(&appender, b"defg").status, 0);
+        assert_eq!(c.set_metadata(&appender, MetadataMode::Overwrite, b"a\x021").status, 0);
+        let metadata = appender.metadata().unwrap();
+        group.converge("before");
+        if !same {
+            // Changes of it did not come, as from a FastDFS storage: the new name comes with all of the file.
+            let path = group.members[1].config.base_path.join("data").join(appender.true_name());
+            std::fs::write(path, b"abc").unwrap();
+        }
+        regenerate_in_vain(&group, &appender, 1);
+        group.until("the member had the new name, and has the old one again", |group| {
+            let binlog = group.binlog(1);
+            let renamed =
+                binlog.lines().filter(|line| line.contains(" r ") && line.contains(appender.as_str())).count();
+            let lost = binlog.contains(&format!(" d {appender}\n"));
+            renamed > usize::from(same) && lost != same && at(group, 1, &appender).is_some()
+        });
+        let files = group.converge("after it was taken back");
+        assert_eq!(at(&group, 1, &appender).unwrap(), b"abcdefg");
+        assert_eq!(at(&group, 1, &metadata).unwrap(), b"a\x021");
+        assert_eq!(c.append(&appender, b"hi").status, 0);
+        assert_eq!(at(&group, 1, &appender).unwrap(), b"abcdefghi");
+        let sealed = c.regenerate(&appender).name();
+        assert_eq!(at(&group, 1, &sealed).unwrap(), b"abcdefghi");
+        assert_eq!(c.delete(&sealed).status, 0);
+        assert_eq!(group.converge("at the end").len() + 2, files.len());
+    }
+}
+
+#[test]
+fn a_member_that_has_something_later_is_not_counted() {
+    let group = promising(2);
+    let mut c = group.client(0);
+    let name = c.upload(b"content", "txt");
+    let appender = c.upload_appender(b"0123", "log");
+    group.converge("before");
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(1000);
+    let later = |name: &RemoteName, content: &[u8]| {
+        let path = group.members[1].config.base_path.join("data").join(name.true_name());
+        std::fs::write(&path, content).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
+    };
+    later(&name.metadata().unwrap(), b"a\x02later");
+    later(&appender, b"other");
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"a\x02early").status, Status::ETIMEDOUT.0);
+    assert_eq!(c.append(&appender, b"4567").status, Status::ETIMEDOUT.0);
+    // And goes on.
+    assert_eq!(c.upload_as(fdfs_protocol::Command::UploadFile, b"new", "txt").status, 0);
 }
