@@ -41,6 +41,7 @@ pub mod serve;
 pub mod storage;
 pub mod sync;
 pub mod synced;
+pub mod taken;
 pub mod thread;
 
 pub use config::StorageConfig;

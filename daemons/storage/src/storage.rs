@@ -41,6 +41,7 @@ use crate::sync::Replication;
 use crate::sync::compare::Questions;
 use crate::sync::lost::Lost;
 use crate::synced::Synced;
+use crate::taken::Taken;
 
 /// How long [`Storage::start`] waits for a tracker to say who this storage is. After that it goes on waiting in the
 /// background, and answers requests for files with EAGAIN until then.
@@ -223,6 +224,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
         .and_then(|()| pending.settled())
         .context("cannot settle changes that were being made when the storage died")?;
     let deleted = Deleted::load(&binlog).context("cannot read the binlog")?;
+    let taken = Taken::load(&binlog).context("cannot read the binlog")?;
     let syncer = match config.fsync {
         Fsync::Never => None,
         Fsync::Always => {
@@ -244,6 +246,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
         names: Names::default(),
         pending,
         deleted,
+        taken,
         syncer,
         acks: Acks::new(config.ack_members, config.ack_timeout),
         questions: Questions::default(),

@@ -85,7 +85,8 @@ impl Service {
             Some(offset) => Change::Modify { offset, len: write.size },
             None => Change::Append { offset: at, len: write.size },
         };
-        let recorded = received.and_then(|()| Ok(self.record(stamp(&place, &file, &old)?, change, write.name)?));
+        let recorded =
+            received.and_then(|()| Ok(self.record(stamp(&place, &file, &old, &change)?, change, write.name)?));
         let recorded = match recorded {
             Ok(recorded) => recorded,
             Err(refusal) => {
@@ -93,7 +94,7 @@ impl Service {
                 if at < old.size {
                     // What was there before may be gone.
                     let change = Change::Modify { offset: at, len: write.size.min(old.size - at) };
-                    let time = stamp(&place, &file, &old)?;
+                    let time = stamp(&place, &file, &old, &change)?;
                     drop(self.record_noted(time, change, write.name, noted));
                 }
                 return Err(refusal);
@@ -154,7 +155,7 @@ impl Service {
             let noted = self.pending.note(Kind::Change, &request.name);
             place.try_on("truncate", |_| file.set_len(request.size))?;
             let change = Change::Truncate { old: old.size, new: request.size };
-            let recorded = self.record_noted(stamp(&place, &file, &old)?, change, &request.name, noted)?;
+            let recorded = self.record_noted(stamp(&place, &file, &old, &change)?, change, &request.name, noted)?;
             self.keep(recorded, place.index, Some(file), None).await?;
         }
         drop(held);
@@ -168,7 +169,7 @@ impl Service {
         held.set_sum(None);
         let change = Change::Truncate { old: meta.size, new: before.size };
         if dir::meta_of(&file).is_ok_and(|after| after.size == before.size)
-            && let Ok(time) = stamp(place, &file, &meta)
+            && let Ok(time) = stamp(place, &file, &meta, &change)
         {
             self.record_undone(time, change, name);
         }
@@ -191,9 +192,14 @@ impl Service {
     }
 }
 
-/// The time of a change that was just made to a file, which its time is from now on.
-fn stamp(place: &Place<'_>, file: &File, before: &Meta) -> Result<i64, Status> {
-    let time = before.time_of_change(clock::now());
+/// The time of a change that was just made to a file, which its time is from now on. Of writes into it and cuts no two
+/// have the same, so that members can tell them apart; of appends the sizes tell.
+fn stamp(place: &Place<'_>, file: &File, before: &Meta, change: &Change) -> Result<i64, Status> {
+    let now = clock::now();
+    let time = match change {
+        Change::Append { .. } => before.time_of_change(now),
+        _ => before.time_of_next(now),
+    };
     // As a rule the kernel has just given it this one.
     if place.try_on("look at", |_| dir::meta_of(file))?.mtime != time {
         place.try_on("set the time of", |_| dir::set_mtime(file, seconds(time), Origin::Client))?;

@@ -57,6 +57,7 @@ use crate::net::{Conn, Gone};
 use crate::sync::compare::Questions;
 use crate::sync::lost::Lost;
 use crate::synced::{Source as Pusher, Synced};
+use crate::taken::Taken;
 
 /// A refused body of at most this many bytes is read to its end, so that the connection can be used again.
 const DRAIN: u64 = 1024 * 1024;
@@ -108,6 +109,8 @@ pub struct Service {
     pub names: Names,
     /// Files that were removed.
     pub deleted: Deleted,
+    /// Writes that were pushed here.
+    pub taken: Taken,
     /// Makes changes durable before they are acknowledged, if that was asked for.
     pub syncer: Option<Syncer>,
     /// Makes changes wait for other members before they are acknowledged, if that was asked for.

@@ -42,7 +42,8 @@ use crate::net::{Conn, Gone};
 #[derive(Clone, Copy)]
 struct Origins<'a> {
     timestamp: u32,
-    metadata: bool,
+    /// It may be later than the clock of the source was.
+    ahead: bool,
     pusher: Option<&'a Pusher>,
 }
 
@@ -116,11 +117,11 @@ impl Service {
         Ok(())
     }
 
-    /// The change is here, by this push or by an earlier one. The times of metadata that is changed often run ahead of the
+    /// The change is here, by this push or by an earlier one. The times of what is changed often run ahead of the
     /// clock: these tell nothing of other files.
     fn has(&self, origin: Origins<'_>) {
         if let Some(pusher) = origin.pusher
-            && !(origin.metadata && i64::from(origin.timestamp) > clock::now())
+            && !(origin.ahead && i64::from(origin.timestamp) > clock::now())
         {
             self.synced.applied(pusher, origin.timestamp);
         }
@@ -161,7 +162,7 @@ impl Service {
         conn.consume(len);
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
-        let origin = Origins { timestamp: head.timestamp, metadata: head.name.is_metadata(), pusher };
+        let origin = Origins { timestamp: head.timestamp, ahead: runs_ahead(&head.name), pusher };
         let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
         if !with_content {
             self.record_push(&line, false)?;
@@ -248,7 +249,7 @@ impl Service {
         let request = self.message(conn, SyncDelete::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
+        let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Delete, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         held.set_sum(None);
@@ -305,7 +306,7 @@ impl Service {
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
         let end = head.offset.checked_add(head.len).filter(|&end| end <= i64::MAX as u64).ok_or(Status::EINVAL)?;
-        let origin = Origins { timestamp: head.timestamp, metadata: head.name.is_metadata(), pusher };
+        let origin = Origins { timestamp: head.timestamp, ahead: runs_ahead(&head.name), pusher };
         let change = match modify {
             true => Change::Modify { offset: head.offset, len: head.len },
             false => Change::Append { offset: head.offset, len: head.len },
@@ -326,6 +327,9 @@ impl Service {
         let fits = if modify { old.size >= head.offset } else { old.size == head.offset };
         if !old.is_file() {
             return self.overtaken(conn, origin, Status::EEXIST).await;
+        }
+        if modify && self.came_before(&line, &old, origin) {
+            return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         if !fits {
             if old.size >= end && has_content(conn, file, head.offset).await? {
@@ -352,6 +356,9 @@ impl Service {
             shorten(&place, &file, &mut held, &old);
             return Err(refusal);
         }
+        if modify {
+            self.taken.add(line.as_bytes());
+        }
         date(&place, &file, &old, head.timestamp)?;
         if head.offset == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: end }));
@@ -363,11 +370,16 @@ impl Service {
         Ok(())
     }
 
+    /// Whether a write was made by an earlier push, and the file was changed again since.
+    fn came_before(&self, line: &Line, here: &Meta, origin: Origins<'_>) -> bool {
+        i64::from(origin.timestamp) < here.mtime && self.taken.has(line.as_bytes())
+    }
+
     async fn take_truncate(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
         let request = self.message(conn, SyncTruncate::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
+        let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
         let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
@@ -380,11 +392,17 @@ impl Service {
         if !old.is_file() || (old.size != request.old_size && old.size <= request.new_size) {
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }
+        if self.came_before(&line, &old, origin) {
+            self.settle(place.index, Some(file), None).await?;
+            self.has(origin);
+            return Ok(());
+        }
         self.can_record()?;
         held.set_sum(None);
         place.try_on("truncate", |_| file.set_len(request.new_size))?;
         date(&place, &file, &old, request.timestamp)?;
         self.record_push(&line, true)?;
+        self.taken.add(line.as_bytes());
         self.settle(place.index, Some(file), None).await?;
         self.has(origin);
         Ok(())
@@ -393,7 +411,7 @@ impl Service {
     async fn take_link(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
         let request = self.two_names(conn).await?;
         let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
-        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
+        let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.names.hold(&request.name, self.settings.timeout).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
@@ -416,6 +434,11 @@ impl Service {
         self.own_group(&request.group)?;
         Ok(request)
     }
+}
+
+/// Whether the times of changes of a file may run ahead of the clock: each is later than the one before.
+fn runs_ahead(name: &RemoteName) -> bool {
+    name.is_metadata() || is_appender(name)
 }
 
 /// A change that came later than it was made gets the time it was made, by which [`is_overtaken`] decides.

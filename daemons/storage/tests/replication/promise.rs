@@ -129,7 +129,9 @@ fn a_new_name_that_is_taken_back_costs_a_member_nothing_that_had_it_already() {
         if !same {
             // Changes of it did not come, as from a FastDFS storage: the new name comes with all of the file.
             let path = group.members[1].config.base_path.join("data").join(appender.true_name());
-            std::fs::write(path, b"abc").unwrap();
+            std::fs::write(&path, b"abc").unwrap();
+            let then = std::time::SystemTime::now() - Duration::from_secs(1000);
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
         }
         regenerate_in_vain(&group, &appender, 1);
         group.until("the member had the new name, and has the old one again", |group| {

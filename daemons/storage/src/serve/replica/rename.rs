@@ -19,7 +19,7 @@ impl Service {
         if new.index != old.index || request.name.true_name() == request.other.true_name() {
             return Err(Status::EINVAL.into());
         }
-        let origin = Origins { timestamp: request.timestamp, metadata: request.name.is_metadata(), pusher };
+        let origin = Origins { timestamp: request.timestamp, ahead: false, pusher };
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
         self.can_record()?;
