@@ -105,7 +105,7 @@ impl Storage {
         let server = Server::start(listen(&config), service.clone()).context("check bind_addr and port")?;
         let addr = server.local_addr();
         let (stop, stopped) = watch::channel(false);
-        let active = Arc::new(Active::default());
+        let active = service.active.clone();
         let (ready, settled) = std::sync::mpsc::channel();
         let background = Background {
             config,
@@ -247,6 +247,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
         pending,
         deleted,
         taken,
+        active: Arc::default(),
         syncer,
         acks: Acks::new(config.ack_members, config.ack_timeout),
         questions: Questions::default(),

@@ -54,6 +54,7 @@ use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
+use crate::report::active::Active;
 use crate::sync::compare::Questions;
 use crate::sync::lost::Lost;
 use crate::synced::{Source as Pusher, Synced};
@@ -109,6 +110,8 @@ pub struct Service {
     pub names: Names,
     /// Files that were removed.
     pub deleted: Deleted,
+    /// Whether some tracker uses this storage: it has got the old files then.
+    pub active: Arc<Active>,
     /// Writes that were pushed here.
     pub taken: Taken,
     /// Makes changes durable before they are acknowledged, if that was asked for.

@@ -388,8 +388,10 @@ impl Service {
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
         // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
-        // it was pushed. What is shorter lacks something.
-        if !old.is_file() || (old.size != request.old_size && old.size <= request.new_size) {
+        // it was pushed. What is shorter lacks something. But old files come as they are now, before what made them so, and of
+        // that FastDFS passes over what goes beyond their present end: they must not be cut on the way.
+        let other = old.size != request.old_size;
+        if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         if self.came_before(&line, &old, origin) {
