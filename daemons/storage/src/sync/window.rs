@@ -89,7 +89,10 @@ impl Window {
 
     /// Whether something about one of these names is on its way.
     pub fn has(&self, names: &[Option<RemoteName>; 2]) -> bool {
-        let shares = |other: &[Option<RemoteName>; 2]| names.iter().flatten().any(|n| other.contains(&Some(*n)));
+        let same = |n: &RemoteName, o: &RemoteName| described(n) == described(o);
+        let shares = |other: &[Option<RemoteName>; 2]| {
+            names.iter().flatten().any(|n| other.iter().flatten().any(|o| same(n, o)))
+        };
         self.active.iter().any(|(_, other)| shares(other))
     }
 
@@ -133,6 +136,11 @@ impl Window {
     }
 }
 
+/// Metadata goes after what happens to its file, whose end would be its own.
+fn described(name: &RemoteName) -> &[u8] {
+    name.as_bytes().strip_suffix(b"-m").unwrap_or(name.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +166,8 @@ mod tests {
         w.skip(at(2));
         assert_eq!(w.admit(names(1, None), at(3)), Err(Busy::SameName));
         assert_eq!(w.admit(names(2, Some(1)), at(3)), Err(Busy::SameName));
+        let metadata = "M00/00/00/file000001-m".parse().unwrap();
+        assert_eq!(w.admit([Some(metadata), None], at(3)), Err(Busy::SameName));
         let b = w.admit(names(2, Some(3)), at(3)).unwrap();
         assert_eq!(w.admit(names(3, None), at(4)), Err(Busy::SameName));
         w.done(b);
