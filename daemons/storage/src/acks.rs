@@ -90,6 +90,11 @@ impl Acks {
         }
     }
 
+    /// Whether too few members can be pushed to: trackers are asked for them more often then.
+    pub fn is_short(&self) -> bool {
+        self.state.lock().short_since.is_some()
+    }
+
     /// A member can be pushed to as long as what is returned lives.
     pub fn reach(self: &Arc<Self>) -> Reached {
         let short = {

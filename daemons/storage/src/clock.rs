@@ -10,6 +10,11 @@ pub fn now() -> i64 {
     }
 }
 
+/// A time as records and names have it.
+pub fn seconds(time: i64) -> u32 {
+    time.clamp(0, i64::from(u32::MAX)) as u32
+}
+
 /// A moment in local time, for logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Local {

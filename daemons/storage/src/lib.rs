@@ -28,6 +28,7 @@
 
 pub mod access_log;
 pub mod acks;
+pub mod active;
 mod blocking;
 pub mod clock;
 pub mod config;

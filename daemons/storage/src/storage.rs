@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::access_log::AccessLog;
 use crate::acks::Acks;
+use crate::active::Active;
 use crate::blocking;
 use crate::clock;
 use crate::config::{Fsync, StorageConfig};
@@ -33,7 +34,6 @@ use crate::disk::replace_file;
 use crate::disk::rotation::{Position, Rotation};
 use crate::disk::store::Store;
 use crate::names::Names;
-use crate::report::active::Active;
 use crate::report::identity::{self, Identity};
 use crate::report::session::Cluster;
 use crate::serve::{Service, Settings, canonical};
@@ -294,7 +294,7 @@ fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -
             (Kind::Create | Kind::Change, Some(_)) => continue,
         };
         info!("{name} was being changed when the storage died; recording what it is now");
-        let now = clock::now().clamp(0, i64::from(u32::MAX)) as u32;
+        let now = clock::seconds(clock::now());
         let timestamp = last.map_or(now, |record| now.max(record.timestamp.saturating_add(1)));
         let record = Record { timestamp, origin: Origin::Client, change, name };
         binlog.append(format!("{record}\n").as_bytes())?;

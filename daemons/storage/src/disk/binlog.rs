@@ -101,7 +101,9 @@ impl Open {
         let refused = if made == 0 { None } else { Some(io::Error::last_os_error()) };
         match refused {
             None => self.room = self.size + ROOM,
-            Some(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => self.room = u64::MAX,
+            Some(e) if !matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EINTR)) => {
+                self.room = u64::MAX;
+            }
             Some(e) if self.room < self.size + LEAST_ROOM => return Err(e),
             Some(_) => {}
         }

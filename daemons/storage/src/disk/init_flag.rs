@@ -132,7 +132,7 @@ impl InitState {
             if read_mark(&file)?.is_some() {
                 continue;
             }
-            let created = clock::now().clamp(0, i64::from(u32::MAX)) as u32;
+            let created = clock::seconds(clock::now());
             let mark = PathMark { ip, port, store_path: i as u8, created }.encode();
             // The copy first: a path without a mark is marked again, one with a mark that is not known is refused.
             self.update(|flag| drop(flag.store_path_marks.insert(i as u8, mark.clone())))?;

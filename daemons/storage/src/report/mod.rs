@@ -4,12 +4,10 @@
 //! |---|---|
 //! | [`identity`] | before the first join: who am I, what are the cluster's settings |
 //! | [`members`] | the storages of the group, merged from what trackers say; pure |
-//! | [`active`] | whether a tracker uses us |
 //! | [`inquiry`] | what push loops ask of trackers and tell them |
 //! | [`seat`] | what each tracker thinks of this storage, and why none uses it; pure |
 //! | [`session`] | join, beats, disk reports: for ever, to each tracker |
 
-pub mod active;
 pub mod identity;
 pub mod inquiry;
 pub mod members;

@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::active::Active;
 use super::identity::Identity;
 use super::members::{Members, Merged};
 use super::seat::{Seat, Standing};
+use crate::active::Active;
 use crate::blocking;
 use crate::config::StorageConfig;
 use crate::disk::init_flag::InitState;
@@ -298,7 +298,9 @@ impl Cluster {
             let now = ticks.tick().await;
             let round = async {
                 if now >= beat_at {
-                    beat_at = now + self.config.heart_beat_interval;
+                    // After a restart of all, members hear of each other with the beats; changes wait for them meanwhile.
+                    let short = self.service.acks.as_ref().is_some_and(|acks| acks.is_short());
+                    beat_at = if short { now } else { now + self.config.heart_beat_interval };
                     self.beat(index, link, &mut reported).await?;
                 }
                 if now >= disk_at {

@@ -2,14 +2,14 @@
 //!
 //! One file is changed by one client at a time. A failed append leaves the file as long as it was; a modification that
 //! fails half-way leaves it half-way, as in FastDFS, unless it fitted into the receive buffer: then it was written whole
-//! or not at all. A modification or truncation that is made but not kept as was asked for stays made, since what was
+//! or not at all (but for a full disk). A modification or truncation that is made but not kept as was asked for stays made, since what was
 //! there before is gone: its error says that it is not safe yet.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use fdfs_protocol::binlog::{Change, Origin};
+use fdfs_protocol::binlog::Change;
 use fdfs_protocol::header::Header;
 use fdfs_protocol::storage::{AppendHead, ModifyHead, Truncate};
 use fdfs_protocol::{RemoteName, Status};
@@ -17,7 +17,7 @@ use tracing::error;
 
 use super::info::is_appender;
 use super::upload::WHOLE;
-use super::{Done, Note, Place, Refusal, Service, fixed, noted, seconds};
+use super::{Done, Note, Place, Refusal, Service, fixed, noted};
 use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
@@ -86,7 +86,7 @@ impl Service {
             None => Change::Append { offset: at, len: write.size },
         };
         let recorded =
-            received.and_then(|()| Ok(self.record(stamp(&place, &file, &old, &change)?, change, write.name)?));
+            received.and_then(|()| Ok(self.record(stamp(&place, &file, &old, &change), change, write.name)?));
         let recorded = match recorded {
             Ok(recorded) => recorded,
             Err(refusal) => {
@@ -94,7 +94,7 @@ impl Service {
                 if at < old.size {
                     // What was there before may be gone.
                     let change = Change::Modify { offset: at, len: write.size.min(old.size - at) };
-                    let time = stamp(&place, &file, &old, &change)?;
+                    let time = stamp(&place, &file, &old, &change);
                     drop(self.record_noted(time, change, write.name, noted));
                 }
                 return Err(refusal);
@@ -155,7 +155,7 @@ impl Service {
             let noted = self.pending.note(Kind::Change, &request.name);
             place.try_on("truncate", |_| file.set_len(request.size))?;
             let change = Change::Truncate { old: old.size, new: request.size };
-            let recorded = self.record_noted(stamp(&place, &file, &old, &change)?, change, &request.name, noted)?;
+            let recorded = self.record_noted(stamp(&place, &file, &old, &change), change, &request.name, noted)?;
             self.keep(recorded, place.index, Some(file), None).await?;
         }
         drop(held);
@@ -168,10 +168,8 @@ impl Service {
         shorten(place, &file, held, before);
         held.set_sum(None);
         let change = Change::Truncate { old: meta.size, new: before.size };
-        if dir::meta_of(&file).is_ok_and(|after| after.size == before.size)
-            && let Ok(time) = stamp(place, &file, &meta, &change)
-        {
-            self.record_undone(time, change, name);
+        if dir::meta_of(&file).is_ok_and(|after| after.size == before.size) {
+            self.record_undone(stamp(place, &file, &meta, &change), change, name);
         }
     }
 
@@ -194,17 +192,17 @@ impl Service {
 
 /// The time of a change that was just made to a file, which its time is from now on. Of writes into it and cuts no two
 /// have the same, so that members can tell them apart; of appends the sizes tell.
-fn stamp(place: &Place<'_>, file: &File, before: &Meta, change: &Change) -> Result<i64, Status> {
+fn stamp(place: &Place<'_>, file: &File, before: &Meta, change: &Change) -> i64 {
     let now = clock::now();
     let time = match change {
         Change::Append { .. } => before.time_of_change(now),
         _ => before.time_of_next(now),
     };
     // As a rule the kernel has just given it this one.
-    if place.try_on("look at", |_| dir::meta_of(file))?.mtime != time {
-        place.try_on("set the time of", |_| dir::set_mtime(file, seconds(time), Origin::Client))?;
+    if dir::meta_of(file).map_or(true, |meta| meta.mtime != time) {
+        place.date(file, time);
     }
-    Ok(time)
+    time
 }
 
 /// Takes back what a failed write added to the end, and the time it gave the file: nobody was told of a change.

@@ -10,9 +10,10 @@ use tracing::error;
 
 use super::info::is_appender;
 use super::record::Recorded;
-use super::{Done, Note, Place, Refusal, Service, noted, seconds};
+use super::{Done, Note, Place, Refusal, Service, noted};
 use crate::blocking;
 use crate::clock;
+use crate::clock::seconds;
 use crate::counters::Count;
 use crate::disk::dir::Meta;
 use crate::disk::pending::Kind;

@@ -2,15 +2,15 @@
 
 use std::io::{self, Read};
 
-use fdfs_protocol::binlog::{Change, Origin};
+use fdfs_protocol::binlog::Change;
 use fdfs_protocol::header::{self, Header};
 use fdfs_protocol::metadata::Metadata;
 use fdfs_protocol::storage::{MetadataMode, SetMetadata};
 use fdfs_protocol::{RemoteName, Status};
 
-use super::{Done, Note, Place, Service, noted, seconds};
+use super::{Done, Note, Place, Service, noted};
 use crate::clock;
-use crate::disk::dir;
+use crate::clock::seconds;
 use crate::disk::pending::Kind;
 use crate::net::Conn;
 use crate::net::scratch::SIZE;
@@ -67,7 +67,7 @@ impl Service {
         } else {
             let file = place.try_on("write", |p| p.dir().replace(&p.rel, &metadata.pack()))?;
             if time != now {
-                place.try_on("set the time of", |_| dir::set_mtime(&file, seconds(time), Origin::Client))?;
+                place.date(&file, time);
             }
             self.deleted.forget(name);
             (if known.is_some() { Change::Update } else { Change::Create }, Some(file))

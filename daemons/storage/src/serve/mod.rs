@@ -28,12 +28,14 @@ mod slave;
 mod upload;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use fdfs_host::TcpStream;
+use fdfs_protocol::binlog::Origin;
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::file_id::Source;
 use fdfs_protocol::header::{HEADER_LEN, Header};
@@ -43,10 +45,12 @@ use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};
 use crate::acks::Acks;
+use crate::active::Active;
+use crate::clock::seconds;
 use crate::counters::{Count, Counters};
 use crate::deleted::Deleted;
 use crate::disk::binlog::Binlog;
-use crate::disk::dir::RelPath;
+use crate::disk::dir::{self, RelPath};
 use crate::disk::durable::Syncer;
 use crate::disk::pending::Pending;
 use crate::disk::rotation::Rotation;
@@ -54,7 +58,6 @@ use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
-use crate::report::active::Active;
 use crate::sync::compare::Questions;
 use crate::sync::lost::Lost;
 use crate::synced::{Source as Pusher, Synced};
@@ -183,6 +186,12 @@ impl Place<'_> {
             }
             Status::from(&e)
         })
+    }
+
+    /// Gives the file the time of a change that was made here. Without it the change is made all the same, and recorded
+    /// with this time.
+    fn date(&self, file: &File, time: i64) {
+        let _ = self.try_on("set the time of", |_| dir::set_mtime(file, seconds(time), Origin::Client));
     }
 
     fn dir(&self) -> &crate::disk::dir::Dir {
@@ -384,11 +393,6 @@ impl Handler for Service {
             served = true;
         }
     }
-}
-
-/// A time as records and names have it.
-fn seconds(now: i64) -> u32 {
-    now.clamp(0, i64::from(u32::MAX)) as u32
 }
 
 /// The fixed part of a body that must have it.

@@ -9,8 +9,9 @@ use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
-use super::{Place, Service, canonical, seconds};
+use super::{Place, Service, canonical};
 use crate::acks::{Expected, Late};
+use crate::clock::seconds;
 use crate::disk::dir::RelPath;
 use crate::disk::durable::Touched;
 use crate::disk::pending::Noted;

@@ -7,16 +7,17 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fdfs_protocol::binlog::{Change, Origin};
+use fdfs_protocol::binlog::Change;
 use fdfs_protocol::file_id::{NameBlock, SizeField};
 use fdfs_protocol::storage::Regenerate;
 use fdfs_protocol::{RemoteName, Status};
 use tokio::sync::Semaphore;
 use tracing::error;
 
-use super::{Done, Note, Service, seconds};
+use super::{Done, Note, Service};
 use crate::blocking;
 use crate::clock;
+use crate::clock::seconds;
 use crate::disk::dir;
 use crate::disk::pending::Kind;
 use crate::net::Conn;
@@ -114,13 +115,10 @@ impl Service {
             return;
         };
         let Ok(file) = place.dir().open_write(&place.rel) else { return };
-        let dated = place.try_on("look at", |_| dir::meta_of(&file)).and_then(|meta| {
-            let time = meta.time_of_next(clock::now());
-            place.try_on("set the time of", |_| dir::set_mtime(&file, seconds(time), Origin::Client)).map(|()| time)
-        });
-        if let Ok(time) = dated {
-            self.record_undone(time, Change::Update, &metadata);
-        }
+        let Ok(meta) = place.try_on("look at", |_| dir::meta_of(&file)) else { return };
+        let time = meta.time_of_next(clock::now());
+        place.date(&file, time);
+        self.record_undone(time, Change::Update, &metadata);
     }
 
     fn log_rename(&self, note: &mut Note, old: &RemoteName, new: &RemoteName) {

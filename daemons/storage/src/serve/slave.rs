@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::io;
 
-use fdfs_protocol::binlog::{Change, Origin};
+use fdfs_protocol::binlog::Change;
 use fdfs_protocol::storage::UploadSlaveHead;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
-use super::{Done, Note, Place, Refusal, Service, noted, seconds, warn_removed};
+use super::{Done, Note, Place, Refusal, Service, noted, warn_removed};
 use crate::clock;
 use crate::counters::Count;
-use crate::disk::dir::{self, RelPath};
+use crate::disk::dir::RelPath;
 use crate::disk::incoming::Incoming;
 use crate::disk::pending::{Kind, Noted};
 use crate::names::Sum;
@@ -88,11 +88,10 @@ impl Service {
     ) -> Result<(), Refusal> {
         let now = clock::now();
         let time = self.deleted.time_of_creation(name, now);
-        let dated = match time == now {
-            true => Ok(()),
-            false => place.try_on("set the time of", |_| dir::set_mtime(&file, seconds(time), Origin::Client)),
-        };
-        let recorded = match dated.and_then(|()| self.record(time, Change::Create, name)) {
+        if time != now {
+            place.date(&file, time);
+        }
+        let recorded = match self.record(time, Change::Create, name) {
             Ok(recorded) => recorded,
             Err(status) => {
                 remove(place);

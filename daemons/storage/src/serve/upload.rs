@@ -14,8 +14,9 @@ use fdfs_protocol::storage::UploadHead;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::{debug, error};
 
-use super::{Done, Note, Refusal, Service, noted, seconds, warn_removed};
+use super::{Done, Note, Refusal, Service, noted, warn_removed};
 use crate::clock;
+use crate::clock::seconds;
 use crate::counters::Count;
 use crate::disk::dir::{self, RelPath};
 use crate::disk::incoming::Incoming;

@@ -348,6 +348,13 @@ fn a_pushed_cut_is_made_also_where_what_it_undoes_never_came() {
     assert_eq!(cut(9, 8), 0);
     assert_eq!(cut(8, 11), 0);
     assert_eq!(c.content(&name), b"01234567\0\0\0");
+    // Before it serves it is given old files, as they are now, and then what made them so.
+    let active = &group.members[0].storage.as_ref().unwrap().service().active;
+    active.set(false);
+    let mut c = group.client(0);
+    let message = SyncTruncate { old_size: 500, new_size: 4, timestamp: 1, group: common::group(), name };
+    assert_eq!(c.ask(Command::SyncTruncateFile, &message, b"").status, Status::EEXIST.0);
+    assert_eq!(c.content(&name).len(), 11);
 }
 
 #[test]

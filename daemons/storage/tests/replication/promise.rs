@@ -26,6 +26,25 @@ fn at(group: &Group, member: usize, name: &RemoteName) -> Option<Vec<u8>> {
 }
 
 #[test]
+fn members_of_which_changes_wait_are_looked_for_between_beats() {
+    let mut group = Group::new();
+    for _ in 0..2 {
+        group.add(|config| {
+            (config.ack_members, config.ack_timeout) = (2, TIMEOUT);
+            config.heart_beat_interval = Duration::from_secs(3600);
+        });
+    }
+    for round in ["at the beginning", "after all were stopped"] {
+        (0..2).for_each(|i| group.wait_active(i));
+        group.until(round, |group| {
+            (0..2).all(|i| group.client(i).upload_as(fdfs_protocol::Command::UploadFile, b"content", "txt").status == 0)
+        });
+        (0..2).for_each(|i| group.stop(i));
+        (0..2).for_each(|i| group.start(i));
+    }
+}
+
+#[test]
 fn what_is_acknowledged_is_at_two_members() {
     let group = promising(3);
     let mut c = group.client(0);

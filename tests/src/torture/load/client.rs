@@ -17,7 +17,8 @@ use crate::tree::Random;
 
 /// Files a worker keeps; beyond, it deletes.
 const MOST_FILES: usize = 25;
-/// A longer modification may be made in part when it fails; these are made whole or not at all.
+/// A longer modification may be made in part when it fails; these are made whole or not at all, but for a full disk, which
+/// refuses them beforehand as a rule.
 const MOST_MODIFIED: u64 = 32 << 10;
 const SLAVE: &str = "upload slave";
 
