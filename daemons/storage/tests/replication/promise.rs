@@ -10,6 +10,7 @@ use crate::common::noise;
 use crate::group::Group;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+const NEVER: Duration = Duration::from_secs(3600);
 
 fn promising(members: usize) -> Group {
     let mut group = Group::new();
@@ -27,21 +28,17 @@ fn at(group: &Group, member: usize, name: &RemoteName) -> Option<Vec<u8>> {
 
 #[test]
 fn members_of_which_changes_wait_are_looked_for_between_beats() {
-    let mut group = Group::new();
-    for _ in 0..2 {
-        group.add(|config| {
-            (config.ack_members, config.ack_timeout) = (2, TIMEOUT);
-            config.heart_beat_interval = Duration::from_secs(3600);
-        });
+    let mut group = promising(2);
+    (0..2).for_each(|i| group.stop(i));
+    for i in 0..2 {
+        let config = &mut group.members[i].config;
+        (config.heart_beat_interval, config.stat_report_interval) = (NEVER, NEVER);
+        group.start(i);
     }
-    for round in ["at the beginning", "after all were stopped"] {
-        (0..2).for_each(|i| group.wait_active(i));
-        group.until(round, |group| {
-            (0..2).all(|i| group.client(i).upload_as(fdfs_protocol::Command::UploadFile, b"content", "txt").status == 0)
-        });
-        (0..2).for_each(|i| group.stop(i));
-        (0..2).for_each(|i| group.start(i));
-    }
+    (0..2).for_each(|i| group.wait_active(i));
+    group.until("they take changes", |group| {
+        (0..2).all(|i| group.client(i).upload_as(fdfs_protocol::Command::UploadFile, b"content", "txt").status == 0)
+    });
 }
 
 #[test]
