@@ -297,10 +297,8 @@ impl Cluster {
         loop {
             let now = ticks.tick().await;
             let round = async {
-                if now >= beat_at {
-                    // After a restart of all, members hear of each other with the beats; changes wait for them meanwhile.
-                    let short = self.service.acks.as_ref().is_some_and(|acks| acks.is_short());
-                    beat_at = if short { now } else { now + self.config.heart_beat_interval };
+                if now >= beat_at || self.waits_for_news() {
+                    beat_at = now + self.config.heart_beat_interval;
                     self.beat(index, link, &mut reported).await?;
                 }
                 if now >= disk_at {
@@ -315,6 +313,12 @@ impl Cluster {
                 return end;
             }
         }
+    }
+
+    /// What trackers say of the group, and with that the end of waiting, comes with the beats: this storage is not used
+    /// yet, or changes wait for members that have come meanwhile.
+    fn waits_for_news(&self) -> bool {
+        !self.active.get() || self.service.acks.as_ref().is_some_and(|acks| acks.is_short())
     }
 
     async fn beat(&self, index: usize, link: &mut Link, reported: &mut Reported) -> Result<(), End> {

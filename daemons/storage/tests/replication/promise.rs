@@ -27,6 +27,30 @@ fn at(group: &Group, member: usize, name: &RemoteName) -> Option<Vec<u8>> {
 }
 
 #[test]
+fn a_new_member_does_not_wait_for_a_beat_to_be_used() {
+    let mut group = promising(2);
+    let slow = |config: &mut fdfs_storage::StorageConfig| {
+        (config.heart_beat_interval, config.stat_report_interval) = (NEVER, NEVER);
+        // Of three, one is missing until the new one is there: the members look out for it.
+        (config.ack_members, config.ack_timeout) = (3, Duration::from_secs(20));
+    };
+    (0..2).for_each(|i| group.stop(i));
+    for i in 0..2 {
+        slow(&mut group.members[i].config);
+        group.start(i);
+    }
+    (0..2).for_each(|i| group.wait_active(i));
+    let new = group.add(|config| {
+        slow(config);
+        config.ack_members = 1;
+    });
+    group.wait_active(new);
+    for i in 0..2 {
+        assert_eq!(group.client(i).upload_as(fdfs_protocol::Command::UploadFile, b"content", "txt").status, 0);
+    }
+}
+
+#[test]
 fn members_of_which_changes_wait_are_looked_for_between_beats() {
     let mut group = promising(2);
     (0..2).for_each(|i| group.stop(i));
