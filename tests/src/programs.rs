@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Path of a program of this workspace, such as `fdfs-mount`.
+/// Path of a program of this workspace, such as `fdfs-mount`, or of [`CLOCK`].
 ///
 /// # Panics
 /// When the programs do not build.
@@ -17,6 +17,9 @@ pub fn path(program: &str) -> PathBuf {
     assert!(path.exists(), "{} is not built: is it a program of this workspace?", path.display());
     path
 }
+
+/// The library that gives a process a wall clock of its own.
+pub const CLOCK: &str = "libfdfs_test_clock.so";
 
 /// A command that runs a program of this workspace.
 pub fn command(program: &str) -> Command {
@@ -38,8 +41,19 @@ fn build() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--bins", "--profile", profile])
-        .args(["-p", "fdfs-fuse", "-p", "fdfs-tracker", "-p", "fdfs-storage", "-p", "fdfs-tools"])
+        .args(["build", "--quiet", "--bins", "--lib", "--profile", profile])
+        .args([
+            "-p",
+            "fdfs-fuse",
+            "-p",
+            "fdfs-tracker",
+            "-p",
+            "fdfs-storage",
+            "-p",
+            "fdfs-tools",
+            "-p",
+            "fdfs-test-clock",
+        ])
         .arg("--manifest-path")
         .arg(manifest)
         .env("CARGO_TARGET_DIR", target)

@@ -28,6 +28,8 @@ pub enum Fault {
     FillDisk(usize),
     /// A storage is killed and its disk emptied; it is started again at the end.
     LoseDisk(usize),
+    /// The wall clock of a server is stepped by so many seconds, and back at the end.
+    StepClock(usize, i64),
 }
 
 impl Fault {
@@ -42,6 +44,7 @@ impl Fault {
             Fault::Restart(_) => "restart",
             Fault::FillDisk(_) => "full disk",
             Fault::LoseDisk(_) => "lost disk",
+            Fault::StepClock(..) => "stepped clock",
         }
     }
 
@@ -51,6 +54,7 @@ impl Fault {
         match self {
             Fault::Part(a, b) => format!("{} {}, {}", self.kind(), name(a), name(b)),
             Fault::OneWay(a, b) => format!("{} {} to {}", self.kind(), name(a), name(b)),
+            Fault::StepClock(a, by) => format!("{} {} by {by} s", self.kind(), name(a)),
             Fault::Isolate(a)
             | Fault::Kill(a)
             | Fault::Pause(a)
@@ -75,9 +79,14 @@ impl Fault {
             Fault::FillDisk(i) | Fault::LoseDisk(i) => Some(i),
             _ => None,
         };
+        let clock = |fault| match fault {
+            Fault::StepClock(i, _) => Some(i),
+            _ => None,
+        };
         let same = |a: Option<usize>, b: Option<usize>| a.is_some() && a == b;
         same(process(self), process(other))
             || same(disk(self), disk(other))
+            || same(clock(self), clock(other))
             || (link(self).is_some() && link(self) == link(other))
             || matches!((self, other), (Fault::LoseDisk(_), Fault::LoseDisk(_)))
     }
@@ -143,7 +152,7 @@ fn choose(random: &mut Random, shape: &Shape) -> Fault {
             }
         }
     };
-    match random.below(16) {
+    match random.below(18) {
         0..3 => Fault::Isolate(any(random)),
         3..6 => {
             let (a, b) = pair(random);
@@ -156,8 +165,16 @@ fn choose(random: &mut Random, shape: &Shape) -> Fault {
         8..11 => Fault::Kill(server(random, shape, false)),
         11..13 => Fault::Pause(server(random, shape, false)),
         13 => Fault::Restart(server(random, shape, false)),
+        14..16 => Fault::StepClock(server(random, shape, false), step(random)),
         _ => Fault::FillDisk(server(random, shape, true)),
     }
+}
+
+/// By how much a clock is stepped: what a time service corrects, or a machine that came up with a wrong clock.
+fn step(random: &mut Random) -> i64 {
+    let most = [3, 90, 5_000][random.below(3) as usize];
+    let by = 1 + random.below(most) as i64;
+    if random.below(2) == 0 { by } else { -by }
 }
 
 /// Makes the faults of a plan happen at their times; returns when the last has ended, or `stop` is set.
@@ -207,6 +224,7 @@ fn begin(fleet: &mut Fleet, fault: Fault) -> Result<()> {
         }
         Fault::FillDisk(i) => fleet.fill_disk(i),
         Fault::LoseDisk(i) => fleet.kill(i).and_then(|()| fleet.lose_disk(i)),
+        Fault::StepClock(i, by) => fleet.set_clock(i, by),
     }
 }
 
@@ -227,6 +245,7 @@ fn end(fleet: &mut Fleet, fault: Fault, violations: &mut Vec<String>) -> Result<
             fleet.run(i)
         }
         Fault::FillDisk(i) => fleet.free_disk(i),
+        Fault::StepClock(i, _) => fleet.set_clock(i, 0),
     }
 }
 
@@ -264,7 +283,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(kinds.len(), 8, "{kinds:?}");
+        assert_eq!(kinds.len(), 9, "{kinds:?}");
     }
 
     #[test]
@@ -272,6 +291,7 @@ mod tests {
         assert!(Fault::Kill(3).excludes(Fault::Pause(3)) && !Fault::Kill(3).excludes(Fault::Pause(4)));
         assert!(Fault::Part(3, 4).excludes(Fault::OneWay(4, 3)) && !Fault::Part(3, 4).excludes(Fault::Part(3, 5)));
         assert!(Fault::FillDisk(3).excludes(Fault::LoseDisk(3)) && !Fault::FillDisk(3).excludes(Fault::Kill(3)));
+        assert!(Fault::StepClock(3, 1).excludes(Fault::StepClock(3, -90)));
         assert!(!Fault::Isolate(3).excludes(Fault::Part(3, 4)), "a pulled cable and a cut do not meet");
     }
 }

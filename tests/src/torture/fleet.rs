@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -87,6 +88,8 @@ struct Server {
     program: &'static str,
     conf: PathBuf,
     log: PathBuf,
+    /// How far the server's wall clock is ahead.
+    clock: PathBuf,
     disk: Option<Disk>,
     child: Option<Child>,
 }
@@ -140,7 +143,9 @@ impl Fleet {
                 ("fdfs_storaged", Some(disk), text)
             };
             fs::write(&conf, text)?;
-            fleet.servers.push(Server { log: home.join("log"), name, program, conf, disk, child: None });
+            let (log, clock) = (home.join("log"), home.join("clock"));
+            fleet.servers.push(Server { log, clock, name, program, conf, disk, child: None });
+            fleet.set_clock(i, 0)?;
             fleet.run(i)?;
         }
         Ok(fleet)
@@ -213,6 +218,7 @@ impl Fleet {
         let log = File::options().create(true).append(true).open(&server.log)?;
         let mut command = programs::command(server.program);
         command.arg("-N").arg(&server.conf).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.env("LD_PRELOAD", programs::path(programs::CLOCK)).env("FDFS_TEST_CLOCK", &server.clock);
         let child = self.net.host(i).inside(&mut command).spawn();
         server.child = Some(child.with_context(|| format!("{} cannot be started", server.name))?);
         Ok(())
@@ -293,6 +299,16 @@ impl Fleet {
     /// When it cannot be removed.
     pub fn lose_disk(&self, i: usize) -> Result<()> {
         self.servers[i].disk.as_ref().map_or(Ok(()), Disk::wipe)
+    }
+
+    /// Sets the wall clock of a server that many seconds ahead of the machine's.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn set_clock(&self, i: usize, ahead: i64) -> Result<()> {
+        // In one write, into the file that the server has mapped.
+        let clock = File::options().create(true).truncate(false).write(true).open(&self.servers[i].clock)?;
+        Ok(clock.write_all_at(&ahead.to_ne_bytes(), 0)?)
     }
 
     /// Copies what is on the disks beside them, to outlive this process.
