@@ -141,6 +141,11 @@ impl Deleted {
         self.renamed_to(name).is_none() && self.is_late(name, timestamp)
     }
 
+    /// Whether a file of this name was removed, or got another one.
+    pub fn has(&self, name: &RemoteName) -> bool {
+        self.inner.lock().names.contains_key(&key(name))
+    }
+
     /// The name that the file of this name was given instead, if that is how this one came to its end.
     pub fn renamed_to(&self, name: &RemoteName) -> Option<RemoteName> {
         self.inner.lock().names.get(&key(name))?.renamed.as_deref().copied()

@@ -28,11 +28,11 @@ use crate::disk::binlog::Binlog;
 use crate::disk::dir;
 use crate::disk::durable::Syncer;
 use crate::disk::history::{last_of, last_records};
-use crate::disk::init_flag::InitState;
+use crate::disk::init_flag::{InitState, is_marked};
 use crate::disk::pending::{Kind, Pending};
 use crate::disk::replace_file;
 use crate::disk::rotation::{Position, Rotation};
-use crate::disk::store::Store;
+use crate::disk::store::{Store, StorePath};
 use crate::names::Names;
 use crate::report::identity::{self, Identity};
 use crate::report::session::Cluster;
@@ -220,7 +220,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     };
     let binlog = Arc::new(Binlog::open(&data)?);
     let (pending, left) = Pending::open(&data)?;
-    settle_pending(&store, &binlog, &left)
+    settle_pending(&store, &binlog, &left, |path| path.created || !is_marked(path))
         .and_then(|()| pending.settled())
         .context("cannot settle changes that were being made when the storage died")?;
     let deleted = Deleted::load(&binlog).context("cannot read the binlog")?;
@@ -260,7 +260,15 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
 
 /// Nothing of this was acknowledged, as a rule: where the disk refused to forget a note it may have been. So a new file that
 /// has no record in all of the binlog is removed; of another one it is recorded what it is.
-fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -> std::io::Result<()> {
+///
+/// `replaced` tells whether a store path need not be the one that it was: what is missing there was not removed, and other
+/// members keep it.
+fn settle_pending(
+    store: &Store,
+    binlog: &Binlog,
+    left: &[(Kind, RemoteName)],
+    replaced: impl Fn(&StorePath) -> bool,
+) -> std::io::Result<()> {
     let recorded = if left.is_empty() { Vec::new() } else { last_records(binlog, TAIL)? };
     let made = left.iter().filter(|(kind, _)| *kind == Kind::Create);
     let known = last_of(binlog, made.filter_map(|(_, name)| canonical(name).ok()).collect())?;
@@ -279,6 +287,10 @@ fn settle_pending(store: &Store, binlog: &Binlog, left: &[(Kind, RemoteName)]) -
                 continue;
             }
             (Kind::Push { .. }, _) => continue,
+            (_, None) if replaced(path) => {
+                warn!("{name} was being changed when the storage died, and is gone with its store path");
+                continue;
+            }
             // Others may have it already.
             (_, None) => Change::Delete,
             (Kind::Create, Some(_)) if last.is_some_and(|record| record.change != Change::Delete) => continue,

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use super::replace_file;
-use super::store::Store;
+use super::store::{Store, StorePath};
 use crate::blocking;
 use crate::clock;
 
@@ -140,6 +140,11 @@ impl InitState {
         }
         Ok(())
     }
+}
+
+/// Whether a store path has the mark of some storage: it is not an empty directory, where a disk should have been mounted.
+pub fn is_marked(path: &StorePath) -> bool {
+    mark_path(path.dir.path()).exists()
 }
 
 fn mark_path(data: &Path) -> PathBuf {

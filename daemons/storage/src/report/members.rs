@@ -108,7 +108,14 @@ impl Members {
 
     fn add(&mut self, brief: &Brief) {
         let gone = matches!(brief.status, StorageStatus::Deleted | StorageStatus::IpChanged);
-        if !gone && self.list.len() < MAX_GROUP_MEMBERS {
+        if gone {
+            return;
+        }
+        if self.list.len() >= MAX_GROUP_MEMBERS {
+            // Those that have left, and that their loops have forgotten.
+            self.list.retain(|_, member| member.status != StorageStatus::None);
+        }
+        if self.list.len() < MAX_GROUP_MEMBERS {
             let member = Member { ip: brief.ip, port: brief.port, status: brief.status };
             self.list.insert(brief.id, member);
         }
@@ -161,6 +168,18 @@ mod tests {
         let merged = m.merge(&[brief(1, S::Active), brief(2, S::Deleted), Brief::default()], &id(1), false);
         assert_eq!(merged, Merged { mine: Some(S::Active), ..Merged::default() });
         assert_eq!(m.iter().count(), 1);
+    }
+
+    #[test]
+    fn those_that_have_left_keep_nobody_out() {
+        let mut m = Members::default();
+        let full = MAX_GROUP_MEMBERS as u8;
+        (0..full).for_each(|n| drop(m.merge(&[brief(n, S::Active)], &id(0), false)));
+        m.merge(&[brief(full, S::Active)], &id(0), false);
+        assert!(m.get(&id(full)).is_none());
+        assert!(m.change_status(&id(7), S::Active, S::None));
+        m.merge(&[brief(full, S::Active)], &id(0), false);
+        assert!(m.get(&id(full)).is_some() && m.get(&id(7)).is_none() && m.get(&id(8)).is_some());
     }
 
     #[test]

@@ -261,8 +261,15 @@ impl Cluster {
     async fn notify(&self, index: usize, link: &mut Link, status: StorageStatus) -> Result<(), End> {
         let flag = self.init.get();
         let message = SyncNotify { source: flag.sync_src_server, until: flag.sync_until_timestamp };
+        let asked = Instant::now();
         match link.ask(Command::StorageSyncNotify, &message).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                // By that it takes one that is new to it for one that waits.
+                if status == StorageStatus::Init && !message.source.is_none() {
+                    self.seat(index, |seat| seat.hear(Some(StorageStatus::WaitSync), asked));
+                }
+                Ok(())
+            }
             // The source was removed from the group.
             Err(LinkError::Status(Status::ENOENT, _)) => {
                 let leads = self.config.trackers.len() == 1 || *self.leader.lock() == Some(index);

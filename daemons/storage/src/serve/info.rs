@@ -6,7 +6,6 @@ use fdfs_protocol::storage::{FileInfo, FileInfoFlags};
 use fdfs_protocol::{IpText, RemoteName, Status};
 use tracing::debug;
 
-use super::seal::checksum;
 use super::{Done, Note, Service, noted};
 use crate::counters::Count;
 use crate::disk::dir;
@@ -54,7 +53,7 @@ impl Service {
                         self.counters.count(Count::FileOpen, 1, opened.is_ok());
                         let file = opened?;
                         meta = place.try_on("look at", |_| dir::meta_of(&file))?;
-                        checksum(file, meta.size, self.settings.timeout).await?
+                        self.checksum_soon(file, meta.size).await?
                     }
                 }
             }

@@ -66,9 +66,7 @@ impl Service {
             (Change::Delete, None)
         } else {
             let file = place.try_on("write", |p| p.dir().replace(&p.rel, &metadata.pack()))?;
-            if time != now {
-                place.date(&file, time);
-            }
+            place.date(&file, time);
             self.deleted.forget(name);
             (if known.is_some() { Change::Update } else { Change::Create }, Some(file))
         };

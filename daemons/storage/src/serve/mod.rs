@@ -92,6 +92,14 @@ pub struct Settings {
     pub buff_size: usize,
 }
 
+impl Settings {
+    /// Longest wait before another storage is told that it should come again: it is to hear that before it gives the
+    /// connection up, and with it whatever else is on its way.
+    fn patience(&self) -> Duration {
+        self.timeout * 3 / 4
+    }
+}
+
 /// Everything a request may need.
 #[derive(Debug)]
 pub struct Service {

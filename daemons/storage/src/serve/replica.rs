@@ -185,7 +185,7 @@ impl Service {
         let hasher = self.receive_push(conn, incoming.file(), &head).await?;
         place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp, Origin::Replica))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
-        let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
+        let mut held = self.names.hold(&head.name, self.settings.patience()).await?;
         if late(&place) {
             return self.overtaken(conn, origin, Status::EEXIST).await;
         }
@@ -251,7 +251,7 @@ impl Service {
         let place = self.place(&request.name)?;
         let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Delete, &request.name)?;
-        let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
+        let mut held = self.names.hold(&request.name, self.settings.patience()).await?;
         held.set_sum(None);
         let meta = match place.try_on("look at", |p| p.dir().meta(&p.rel, false)) {
             Err(Status::ENOENT) => {
@@ -313,7 +313,7 @@ impl Service {
         };
         let line = origin.line(change, &head.name)?;
         self.counters.tried(Count::SyncInBytes, head.len);
-        let mut held = self.names.hold(&head.name, self.settings.timeout).await?;
+        let mut held = self.names.hold(&head.name, self.settings.patience()).await?;
         let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
         let file = match opened {
             Err(Status::ENOENT) => {
@@ -381,7 +381,7 @@ impl Service {
         let place = self.place(&request.name)?;
         let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
-        let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
+        let mut held = self.names.hold(&request.name, self.settings.patience()).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
             Err(Status::EISDIR) => return Err(Status::EEXIST.into()),
             other => other?,
@@ -415,7 +415,7 @@ impl Service {
         let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
         let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
-        let _held = self.names.hold(&request.name, self.settings.timeout).await?;
+        let _held = self.names.hold(&request.name, self.settings.patience()).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
         let late = self.deleted.is_late(&request.name, request.timestamp);
         if late || there(&place, false) || !there(&target, true) {

@@ -107,6 +107,15 @@ impl Service {
         self.answer_name(conn, &new).await
     }
 
+    /// [`checksum`], before who asks for it gives up.
+    ///
+    /// # Errors
+    /// As [`checksum`]; `EAGAIN` also when it takes too long.
+    pub(super) async fn checksum_soon(&self, file: File, size: u64) -> Result<u32, Status> {
+        let patience = self.settings.patience();
+        tokio::time::timeout(patience, checksum(file, size, patience)).await.unwrap_or(Err(Status::EAGAIN))
+    }
+
     /// Has the members get the metadata of an appender again: where it had its new name already they removed it.
     async fn push_metadata(&self, name: &RemoteName) {
         let Some(metadata) = name.metadata() else { return };
@@ -133,7 +142,7 @@ impl Service {
 ///
 /// # Errors
 /// `EAGAIN`: it was not its turn within `patience`, or the file became shorter meanwhile; else what the system reported.
-pub(super) async fn checksum(file: File, size: u64, patience: Duration) -> Result<u32, Status> {
+async fn checksum(file: File, size: u64, patience: Duration) -> Result<u32, Status> {
     let mut hasher = crc32fast::Hasher::new();
     let _turn = match size <= INLINE {
         true => None,

@@ -86,11 +86,8 @@ impl Service {
         file: File,
         _noted: Noted<'_>,
     ) -> Result<(), Refusal> {
-        let now = clock::now();
-        let time = self.deleted.time_of_creation(name, now);
-        if time != now {
-            place.date(&file, time);
-        }
+        let time = self.deleted.time_of_creation(name, clock::now());
+        place.date(&file, time);
         let recorded = match self.record(time, Change::Create, name) {
             Ok(recorded) => recorded,
             Err(status) => {

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use fdfs_protocol::binlog::Change;
+use fdfs_protocol::binlog::{Change, Origin};
 use fdfs_protocol::file_id::{NameBlock, NewName, SizeField};
 use fdfs_protocol::storage::UploadHead;
 use fdfs_protocol::{RemoteName, Status};
@@ -207,7 +207,14 @@ impl Service {
         file: File,
         _pending: Noted<'_>,
     ) -> Result<(), Refusal> {
-        let recorded = match self.record(clock::now(), Change::Create, name) {
+        let time = clock::now();
+        if draft.appender
+            // Members go by the times of appenders: theirs is that of the record.
+            && let Err(e) = dir::set_mtime(&file, seconds(time), Origin::Client)
+        {
+            error!("cannot set the time of {name}: {e}");
+        }
+        let recorded = match self.record(time, Change::Create, name) {
             Ok(recorded) => recorded,
             Err(status) => {
                 self.withdraw(draft, name);

@@ -11,6 +11,7 @@ use fdfs_protocol::RemoteName;
 use fdfs_protocol::binlog::{Change, Origin, Record};
 use fdfs_protocol::peer::compare::{Extent, SyncCompare};
 
+use super::aside::Cause;
 use super::reader::{CHUNK, MAX_LINE, open};
 use super::rules::names;
 use crate::disk::binlog::Binlog;
@@ -27,6 +28,8 @@ const DISTINCT: usize = u16::MAX as usize;
 #[derive(Debug, Default)]
 struct Entry {
     last: u32,
+    /// The last record tells that it is gone.
+    removed: bool,
     records: u16,
     /// Checksums of the changes that differ.
     changes: HashSet<u32>,
@@ -35,6 +38,10 @@ struct Entry {
 }
 
 impl Entry {
+    fn cause(&self) -> Cause {
+        Cause { timestamp: self.last, removed: self.removed }
+    }
+
     fn extent(&self) -> Extent {
         let distinct = u16::try_from(self.changes.len()).unwrap_or(u16::MAX);
         Extent { last: self.last, distinct, records: self.records }
@@ -105,7 +112,9 @@ impl Account {
                 continue;
             }
             let entry = self.files.entry((part, *name)).or_default();
-            entry.last = entry.last.max(record.timestamp);
+            let cause = Cause::of(record, name);
+            entry.last = entry.last.max(cause.timestamp);
+            entry.removed = cause.removed;
             entry.records = entry.records.saturating_add(1);
             entry.pushed |= record.origin == Origin::Replica;
             if entry.changes.len() < DISTINCT && entry.changes.insert(checksum(record)) {
@@ -138,14 +147,14 @@ impl Account {
         self.part(part).map(|(name, entry)| (*name, entry.extent())).collect()
     }
 
-    /// The files of a part of which this account knows more than the other's `extents`, with the time of their last
+    /// The files of a part of which this account knows more than the other's `extents`, with their last
     /// change. With `own` also those that only clients changed here: these are pushed to the other anyway, unless it has
     /// lost them since.
-    pub fn ahead_of(&self, part: u32, extents: &[(RemoteName, Extent)], own: bool) -> Vec<(RemoteName, u32)> {
+    pub fn ahead_of(&self, part: u32, extents: &[(RemoteName, Extent)], own: bool) -> Vec<(RemoteName, Cause)> {
         let theirs: BTreeMap<_, _> = extents.iter().map(|(name, extent)| (name, *extent)).collect();
         let ahead = |name: &RemoteName, entry: &Entry| theirs.get(name).is_none_or(|their| *their < entry.extent());
         let counted = self.part(part).filter(|(_, entry)| own || entry.pushed);
-        counted.filter(|(name, entry)| ahead(name, entry)).map(|(name, entry)| (*name, entry.last)).collect()
+        counted.filter(|(name, entry)| ahead(name, entry)).map(|(name, entry)| (*name, entry.cause())).collect()
     }
 }
 
@@ -217,8 +226,10 @@ mod tests {
         // 1: the same; 2: one append less; 3: not yet removed; 4: missing; 5: too old; 6: pushed anyway; 8: too new; 7: twice the same
         let p = account("100 c|1\n100 c|2\n100 c|2\n100 c|3\n100 C|7\n100 c|7");
         assert_eq!(b.ahead_of(0, &p.extents(0), true).len(), 4, "what clients changed here too");
-        assert_eq!(b.ahead_of(0, &p.extents(0), false), [(name(2), 100), (name(3), 101), (name(4), 100)]);
-        assert_eq!(p.ahead_of(0, &b.extents(0), false), [(name(7), 100)]);
+        let cause = |n, timestamp, removed| (name(n), Cause { timestamp, removed });
+        let lacking = [cause(2, 100, false), cause(3, 101, true), cause(4, 100, false)];
+        assert_eq!(b.ahead_of(0, &p.extents(0), false), lacking);
+        assert_eq!(p.ahead_of(0, &b.extents(0), false), [cause(7, 100, false)]);
     }
 
     #[test]

@@ -26,9 +26,30 @@ const FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(300);
 
+/// What is known of a change that could not be pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// The time of the change, unix seconds.
+    pub timestamp: u32,
+    /// The file was removed. Of one that is missing and was not, the disk may be lost, and the peer keeps what it has.
+    pub removed: bool,
+}
+
+impl Cause {
+    /// What a record tells of a file that it names.
+    pub fn of(record: &Record, name: &RemoteName) -> Cause {
+        let removed = match &record.change {
+            Change::Delete => true,
+            Change::Rename { old } => old == name,
+            _ => false,
+        };
+        Cause { timestamp: record.timestamp, removed }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
-    timestamp: u32,
+    cause: Cause,
     due: Instant,
     pause: Duration,
 }
@@ -63,7 +84,7 @@ impl Aside {
         for line in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
             lines += 1;
             match Record::parse(line) {
-                Ok(r) => drop(names.insert(r.name, Entry { timestamp: r.timestamp, due: now, pause: FIRST })),
+                Ok(r) => drop(names.insert(r.name, Entry { cause: Cause::of(&r, &r.name), due: now, pause: FIRST })),
                 Err(e) => warn!("{}: line {lines} is passed over: {e}", path.display()),
             }
         }
@@ -86,9 +107,9 @@ impl Aside {
         self.names.is_empty()
     }
 
-    /// The names, each with the time of its change.
-    pub fn names(&self) -> impl Iterator<Item = (RemoteName, u32)> {
-        self.names.iter().map(|(name, entry)| (*name, entry.timestamp))
+    /// The names, each with the last change of it that was not pushed.
+    pub fn names(&self) -> impl Iterator<Item = (RemoteName, Cause)> {
+        self.names.iter().map(|(name, entry)| (*name, entry.cause))
     }
 
     /// Whether this name is set aside.
@@ -96,31 +117,40 @@ impl Aside {
         self.names.contains_key(name)
     }
 
-    /// Sets a name aside. `timestamp` is that of the change that could not be pushed.
+    /// Sets a name aside, because of a change that could not be pushed, or a further one of it.
     ///
     /// # Errors
     /// What writing reported: the record must not be passed over then.
-    pub fn add(&mut self, name: RemoteName, timestamp: u32, now: Instant) -> io::Result<()> {
-        if !self.names.contains_key(&name) {
-            self.write(&name, timestamp)?;
+    pub fn add(&mut self, name: RemoteName, cause: Cause, now: Instant) -> io::Result<()> {
+        let known = self.names.get(&name).map(|entry| entry.cause);
+        // Peers go by the times: of none is less told after a restart.
+        let cause = match known {
+            Some(known) => Cause { timestamp: known.timestamp.max(cause.timestamp), ..cause },
+            None => cause,
+        };
+        if known != Some(cause) {
+            self.write(&name, cause)?;
         }
-        let entry = self.names.entry(name).or_insert(Entry { timestamp, due: now + FIRST, pause: FIRST });
-        entry.timestamp = entry.timestamp.max(timestamp);
+        let entry = self.names.entry(name).or_insert(Entry { cause, due: now + FIRST, pause: FIRST });
+        entry.cause = cause;
         self.order.insert((entry.due, name));
         Ok(())
     }
 
-    fn write(&mut self, name: &RemoteName, timestamp: u32) -> io::Result<()> {
+    fn write(&mut self, name: &RemoteName, cause: Cause) -> io::Result<()> {
         let mut append = || {
             let mut file = match self.added.take() {
                 Some(file) => file,
                 None => OpenOptions::new().create(true).append(true).open(&self.path)?,
             };
             // A full disk, or the end of the process, may have left a piece of a line before.
-            file.write_all(format!("\n{}", line(name, timestamp)).as_bytes())?;
+            file.write_all(format!("\n{}", line(name, cause)).as_bytes())?;
             Ok(file)
         };
-        self.added = Some(append().map_err(|e: io::Error| named(&self.path, &e))?);
+        let written = append();
+        // With the file goes what is known of earlier lines: that they are not on stable storage.
+        self.stale |= written.is_err();
+        self.added = Some(written.map_err(|e: io::Error| named(&self.path, &e))?);
         self.lines += 1;
         Ok(())
     }
@@ -154,7 +184,7 @@ impl Aside {
             return None;
         }
         let text: Option<String> =
-            self.stale.then(|| self.names.iter().map(|(name, entry)| line(name, entry.timestamp)).collect());
+            self.stale.then(|| self.names.iter().map(|(name, entry)| line(name, entry.cause)).collect());
         if text.is_some() {
             self.lines = self.names.len();
         }
@@ -176,10 +206,10 @@ impl Aside {
         result.map_err(|e| named(&self.path, &e))
     }
 
-    /// A name whose time has come, with the time of its change.
-    pub fn due(&self, now: Instant, free: impl Fn(&RemoteName) -> bool) -> Option<(RemoteName, u32)> {
+    /// A name whose time has come, with the last change of it.
+    pub fn due(&self, now: Instant, free: impl Fn(&RemoteName) -> bool) -> Option<(RemoteName, Cause)> {
         let (_, name) = self.order.iter().take_while(|(due, _)| *due <= now).find(|(_, name)| free(name))?;
-        Some((*name, self.names.get(name)?.timestamp))
+        Some((*name, self.names.get(name)?.cause))
     }
 
     /// When the next name's time comes: of those whose time is still to come at `now`.
@@ -207,8 +237,9 @@ impl Aside {
     }
 }
 
-fn line(name: &RemoteName, timestamp: u32) -> String {
-    format!("{}\n", Record { timestamp, origin: Origin::Client, change: Change::Update, name: *name })
+fn line(name: &RemoteName, cause: Cause) -> String {
+    let change = if cause.removed { Change::Delete } else { Change::Update };
+    format!("{}\n", Record { timestamp: cause.timestamp, origin: Origin::Client, change, name: *name })
 }
 
 fn named(path: &Path, e: &io::Error) -> io::Error {
@@ -223,30 +254,73 @@ mod tests {
         format!("M00/00/00/file{n:06}").parse().unwrap()
     }
 
+    fn changed(timestamp: u32) -> Cause {
+        Cause { timestamp, removed: false }
+    }
+
+    #[tokio::test]
+    async fn the_last_change_of_a_name_survives() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x.aside");
+        let now = Instant::now();
+        let mut aside = Aside::open(path.clone(), now).unwrap();
+        let cause = |aside: &Aside, n| aside.due(now + FIRST, |other| *other == name(n)).unwrap().1;
+        for (n, at, removed) in
+            [(1, 100, false), (1, 200, false), (2, 100, false), (2, 90, true), (3, 1, true), (3, 2, false)]
+        {
+            aside.add(name(n), Cause { timestamp: at, removed }, now).unwrap();
+        }
+        for rewritten in [false, true] {
+            aside.stale |= rewritten;
+            aside.sync().await.unwrap();
+            let again = Aside::open(path.clone(), now).unwrap();
+            for aside in [&aside, &again] {
+                assert_eq!(cause(aside, 1), changed(200));
+                assert_eq!(cause(aside, 2), Cause { timestamp: 100, removed: true });
+                assert_eq!(cause(aside, 3), changed(2));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_line_all_is_written_anew() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x.aside");
+        let now = Instant::now();
+        let mut aside = Aside::open(path.clone(), now).unwrap();
+        aside.add(name(1), changed(1), now).unwrap();
+        // As on a full disk: nothing can be written into it.
+        aside.added = Some(File::open(&path).unwrap());
+        assert!(aside.add(name(2), changed(2), now).is_err() && !aside.contains(&name(2)));
+        std::fs::write(&path, "what a power cut has left").unwrap();
+        aside.sync().await.unwrap();
+        assert!(Aside::open(path, now).unwrap().contains(&name(1)));
+    }
+
     #[tokio::test]
     async fn names_survive_until_they_are_settled() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("10.0.0.2_23000.aside");
         let now = Instant::now();
         let mut aside = Aside::open(path.clone(), now).unwrap();
-        aside.add(name(1), 100, now).unwrap();
-        aside.add(name(1), 90, now).unwrap();
-        aside.add(name(2), 101, now).unwrap();
+        aside.add(name(1), changed(100), now).unwrap();
+        aside.add(name(1), changed(90), now).unwrap();
+        aside.add(name(2), changed(101), now).unwrap();
         aside.sync().await.unwrap();
         // A piece of a line is nobody's, and spoils no other.
         std::fs::write(&path, [&std::fs::read(&path).unwrap()[..], b"102 U M00"].concat()).unwrap();
-        aside.add(name(3), 102, now).unwrap();
+        aside.add(name(3), changed(102), now).unwrap();
         let mut again = Aside::open(path.clone(), now).unwrap();
         assert!(again.contains(&name(3)));
         again.settled(&name(3));
-        assert_eq!((again.len(), again.due(now, |_| true)), (2, Some((name(1), 100))));
-        assert_eq!(again.due(now, |n| *n != name(1)), Some((name(2), 101)));
+        assert_eq!((again.len(), again.due(now, |_| true)), (2, Some((name(1), changed(100)))));
+        assert_eq!(again.due(now, |n| *n != name(1)), Some((name(2), changed(101))));
         again.settled(&name(1));
         assert!(!again.contains(&name(1)) && again.contains(&name(2)));
         again.settled(&name(2));
         again.sync().await.unwrap();
         assert!(again.is_empty() && !path.exists());
-        again.add(name(4), 103, now).unwrap();
+        again.add(name(4), changed(103), now).unwrap();
         again.sync_now().unwrap();
         assert!(Aside::open(path, now).unwrap().contains(&name(4)));
     }
@@ -256,7 +330,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let now = Instant::now();
         let mut aside = Aside::open(tmp.path().join("x.aside"), now).unwrap();
-        aside.add(name(1), 1, now).unwrap();
+        aside.add(name(1), changed(1), now).unwrap();
         assert_eq!((aside.due(now, |_| true), aside.next_due(now)), (None, Some(now + FIRST)));
         assert_eq!(aside.next_due(now + FIRST), None, "its time has come");
         let pauses: Vec<_> = (0..12).map(|_| aside.failed(&name(1), now).as_secs()).collect();

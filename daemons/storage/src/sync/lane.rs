@@ -22,9 +22,12 @@ use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
 use tracing::debug;
 
+use super::aside::Cause;
 use super::rules::{Answer, Verdict, judge};
+use crate::blocking;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
+use crate::disk::history::last_of;
 use crate::net::{Conn, Gone, SendError};
 use crate::serve::Service;
 use crate::serve::info::{has_sum, is_appender};
@@ -151,8 +154,8 @@ impl Lane {
     ///
     /// # Errors
     /// As [`Lane::push`].
-    pub async fn reconcile(&mut self, name: &RemoteName, timestamp: u32) -> Result<Outcome, Gone> {
-        finish(self.try_reconcile(Whole { name, timestamp }).await)
+    pub async fn reconcile(&mut self, name: &RemoteName, cause: Cause) -> Result<Outcome, Gone> {
+        finish(self.try_reconcile(Whole { name, timestamp: cause.timestamp }, cause.removed).await)
     }
 
     async fn try_push(&mut self, record: &Record) -> Result<(), Stop> {
@@ -164,7 +167,8 @@ impl Lane {
             Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Change::Delete => {
                 if self.meta(name, false)?.is_some() {
-                    return Ok(());
+                    // It was made anew; the record of that comes later.
+                    return Err(Stop::Outcome(Outcome::PassedOver));
                 }
                 self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name: *name }).await
             }
@@ -186,14 +190,16 @@ impl Lane {
         Ok(Whole { timestamp: whole.timestamp.max(changed.unwrap_or(0)), ..whole })
     }
 
-    async fn try_reconcile(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
+    async fn try_reconcile(&mut self, whole: Whole<'_>, removed: bool) -> Result<(), Stop> {
         let group = self.service.settings.group;
         let (name, timestamp) = (*whole.name, whole.timestamp);
         match self.meta(whole.name, false)? {
             None => match self.service.deleted.renamed_to(&name) {
                 // The peer must know that the file was not removed: the name may be given back.
                 Some(new) => self.rename(Origin::Client, Whole { name: &new, timestamp }, name).await,
-                None => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
+                None if removed => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
+                // If it was removed, the record of that comes later. If a disk was lost, the peer's may be the last one.
+                None => Ok(()),
             },
             Some(meta) if meta.is_link() => self.link(whole, None).await,
             Some(_) => self.send_whole(Command::SyncUpdateFile, whole).await,
@@ -308,10 +314,11 @@ impl Lane {
         let group = self.service.settings.group;
         let remove_old = SyncDelete { timestamp: whole.timestamp, group, name: old };
         let Some(meta) = self.meta(whole.name, true)? else {
-            // The record of the new name's end comes later; of the old one nothing else is said.
+            // The record of the new name's end comes later; of the old one nothing else is said. Without such an end, a
+            // disk was lost.
             return match self.meta(&old, false)? {
-                None => self.simple(Command::SyncDeleteFile, &remove_old).await,
-                Some(_) => Ok(()),
+                None if self.is_removed(*whole.name).await? => self.simple(Command::SyncDeleteFile, &remove_old).await,
+                _ => Ok(()),
             };
         };
         let mut created = None;
@@ -340,11 +347,26 @@ impl Lane {
         }
     }
 
+    /// Whether a file that is not here was removed, or got another name.
+    async fn is_removed(&self, name: RemoteName) -> Result<bool, Stop> {
+        if self.service.deleted.has(&name) {
+            return Ok(true);
+        }
+        let binlog = self.service.binlog.clone();
+        let known = blocking::run(move || last_of(&binlog, vec![name])).await;
+        let known = known.map_err(|e| Stop::Outcome(Outcome::Unreadable(e)))?;
+        Ok(known.last.get(&name).is_some_and(|record| record.change == Change::Delete))
+    }
+
     /// Whether the peer has something else under the old name than what got the new one: changes of the old name may not
     /// have been pushed, since it was gone when their records came. A name that is given back to an appender tells nothing.
     async fn is_another(&mut self, old: &RemoteName, new: &Whole<'_>, size: u64) -> Result<bool, Stop> {
         let Some(told) = new.name.block().ok().filter(|_| has_sum(new.name)) else { return Ok(false) };
-        let there = self.info(old, WITH_CRC).await?;
+        let there = match self.info(old, WITH_CRC).await {
+            // It takes the peer too long to tell.
+            Err(Stop::Outcome(Outcome::Refused(_, Status::EAGAIN))) => return Ok(true),
+            told => told?,
+        };
         Ok(there.is_some_and(|there| there.size != size || there.crc32 != told.crc32))
     }
 

@@ -45,6 +45,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub struct Lost {
     dir: PathBuf,
     noted: Notify,
+    /// Held while a note is read and written.
+    writing: Arc<Mutex<()>>,
     /// Until when all members have been asked, since this process began.
     settled: Mutex<BTreeMap<StorageId, i64>>,
 }
@@ -52,7 +54,7 @@ pub struct Lost {
 impl Lost {
     /// Notes in the directory of the mark files.
     pub fn new(dir: &Path) -> Lost {
-        Lost { dir: dir.to_owned(), noted: Notify::new(), settled: Mutex::default() }
+        Lost { dir: dir.to_owned(), noted: Notify::new(), writing: Arc::default(), settled: Mutex::default() }
     }
 
     /// Notes that `id` lost its disks, and that what it pushed in this time may be missing somewhere.
@@ -61,7 +63,9 @@ impl Lost {
     /// What writing reported, with the path in the text.
     pub async fn note(&self, id: StorageId, span: Span) -> io::Result<()> {
         let path = self.path(&id);
+        let writing = self.writing.clone();
         blocking::run(move || {
+            let _one = writing.lock();
             let known = read(&path).unwrap_or(span);
             let Span { since, until } = Span { since: known.since.min(span.since), until: known.until.max(span.until) };
             replace_file(&path, format!("since={since}\nuntil={until}\n").as_bytes())
@@ -107,9 +111,20 @@ impl Lost {
     }
 
     async fn settle(&self, id: StorageId, span: Span) -> io::Result<()> {
-        self.settled.lock().insert(id, span.until);
         let path = self.path(&id);
-        blocking::run(move || std::fs::remove_file(path)).await
+        let writing = self.writing.clone();
+        let settled = blocking::run(move || {
+            let _one = writing.lock();
+            // It may have been lost again meanwhile.
+            match read(&path).is_none_or(|noted| noted == span) {
+                true => std::fs::remove_file(path).map(|()| true),
+                false => Ok(false),
+            }
+        });
+        if settled.await? {
+            self.settled.lock().insert(id, span.until);
+        }
+        Ok(())
     }
 }
 
@@ -254,4 +269,25 @@ impl Asking {
 /// Begins anew with smaller parts.
 fn divide(count: u32) -> (u32, u32) {
     (count.saturating_mul(4), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loss_that_was_noted_while_another_was_settled_stays_noted() {
+        let tmp = tempfile::tempdir().unwrap();
+        let lost = Lost::new(tmp.path());
+        let id = "10.0.0.2".parse().unwrap();
+        let (first, both) = (Span { since: 10, until: 20 }, Span { since: 10, until: 40 });
+        lost.note(id, first).await.unwrap();
+        lost.note(id, Span { since: 30, until: 40 }).await.unwrap();
+        lost.settle(id, first).await.unwrap();
+        assert_eq!(lost.all().await.unwrap(), [(id, both)]);
+        lost.settle(id, both).await.unwrap();
+        assert_eq!(lost.all().await.unwrap(), []);
+        lost.hear(id, both).await.unwrap();
+        assert_eq!(lost.all().await.unwrap(), []);
+    }
 }

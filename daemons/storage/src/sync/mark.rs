@@ -38,14 +38,11 @@ impl PeerFiles {
         }
         let (by_id, old) = (files(id.to_string()), files(by_ip));
         // Ids were introduced after these storages had met.
-        if !by_id.mark().exists() && old.mark().exists() {
-            for (from, to) in [(old.mark(), by_id.mark()), (old.aside(), by_id.aside())] {
-                if from.exists()
-                    && let Err(e) = std::fs::rename(&from, &to)
-                {
-                    warn!("cannot rename {} to {}: {e}", from.display(), to.display());
-                }
-            }
+        if !by_id.mark().exists()
+            && old.mark().exists()
+            && let Err(e) = old.move_to(&by_id)
+        {
+            warn!("{e}");
         }
         by_id
     }
@@ -61,8 +58,12 @@ impl PeerFiles {
         if new.mark().exists() {
             return Ok(());
         }
+        old.move_to(&new)
+    }
+
+    fn move_to(&self, new: &PeerFiles) -> io::Result<()> {
         // The names first: a position must not pass over what is not noted beside it.
-        for (from, to) in [(old.aside(), new.aside()), (old.mark(), new.mark())] {
+        for (from, to) in [(self.aside(), new.aside()), (self.mark(), new.mark())] {
             if let Err(e) = std::fs::rename(&from, &to)
                 && e.kind() != io::ErrorKind::NotFound
             {
@@ -270,7 +271,14 @@ mod tests {
         assert_eq!(by_ip.mark(), tmp.path().join("10.0.0.2_23000.mark"));
         let mut mark = Mark::new(by_ip.mark(), SyncMark::default(), Arc::default());
         mark.save().unwrap();
+        // Names that cannot go first keep the position back.
+        std::fs::write(by_ip.aside(), "names").unwrap();
+        let in_the_way = tmp.path().join("100002.aside");
+        std::fs::create_dir(&in_the_way).unwrap();
+        assert!(!files(tmp.path(), true).mark().exists());
+        std::fs::remove_dir(&in_the_way).unwrap();
         let by_id = files(tmp.path(), true);
+        assert_eq!(std::fs::read_to_string(by_id.aside()).unwrap(), "names");
         assert_eq!(by_id.mark(), tmp.path().join("100002.mark"));
         assert!(by_id.mark().exists() && !by_ip.mark().exists());
         assert!(by_id.retire() && !by_id.retire());

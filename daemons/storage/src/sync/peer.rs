@@ -11,7 +11,7 @@ use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::{Status, StorageId};
 use fdfs_server::LinkError;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::aside::Aside;
@@ -166,7 +166,8 @@ impl Peer {
         // A storage that is not its source has nothing for a new member before that serves. Who its source is may change
         // with everything that is told of it.
         if step(Some(member.status), mark.state.need_sync_old) != Step::Push {
-            let _ = members.changed().await;
+            // Who answered may know less than another tracker: asked again when nothing is heard.
+            let _ = timeout(self.cluster.config.heart_beat_interval, members.changed()).await;
             return Ok(());
         }
         let Some((addr, lane)) = (match early {
@@ -279,8 +280,8 @@ impl Peer {
         let path = files.aside();
         let of_source = blocking::run(move || Aside::open(path, now)).await?;
         if let Some(aside) = &mut self.aside {
-            for (name, timestamp) in of_source.names() {
-                aside.add(name, timestamp, now)?;
+            for (name, cause) in of_source.names() {
+                aside.add(name, cause, now)?;
             }
             aside.sync().await?;
         }

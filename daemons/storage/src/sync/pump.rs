@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::account::{Scope, Span};
-use super::aside::{self, Aside};
+use super::aside::{self, Aside, Cause};
 use super::compare::{Known, Question};
 use super::lane::{Lane, Outcome};
 use super::mark::Mark;
@@ -59,7 +59,7 @@ impl Poison {
 #[derive(Debug)]
 enum Job {
     Record(Record, Ticket, Place),
-    Aside(RemoteName, u32),
+    Aside(RemoteName, Cause),
 }
 
 struct Finished {
@@ -225,15 +225,18 @@ impl<'a> Pump<'a> {
     async fn begin(&mut self) -> Result<Idle, Trouble> {
         loop {
             let now = Instant::now();
-            let number = match self.turns.next(self.window.is_empty(), now) {
+            let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
+            let aside = self.aside.due(now, |name| !busy(name));
+            // Its time may be after those of records that are still to be pushed: not over the first lane, if there is
+            // another.
+            let number = match self.turns.next(self.window.is_empty() && aside.is_none(), now) {
                 Turn::Lane(number) => number,
                 Turn::Not(until) => return Ok(Idle::Until(Some(until))),
                 Turn::Full => return Ok(Idle::Until(None)),
             };
-            let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
-            if let Some((name, timestamp)) = self.aside.due(now, |name| !busy(name)) {
+            if let Some((name, cause)) = aside {
                 self.reconciling.push(name);
-                self.start(number, Job::Aside(name, timestamp));
+                self.start(number, Job::Aside(name, cause));
                 continue;
             }
             // What is due by now has to wait for a push to end.
@@ -403,8 +406,8 @@ impl<'a> Pump<'a> {
             return Ok(());
         }
         let now = Instant::now();
-        for (name, timestamp) in &lacking {
-            self.aside.add(*name, *timestamp, now)?;
+        for (name, cause) in &lacking {
+            self.aside.add(*name, *cause, now)?;
             // All loops share this thread.
             tokio::task::consume_budget().await;
         }
@@ -424,9 +427,9 @@ impl<'a> Pump<'a> {
 
     fn set_aside(&mut self, record: &Record) -> Result<(), Trouble> {
         let now = Instant::now();
-        self.aside.add(record.name, record.timestamp, now)?;
+        self.aside.add(record.name, Cause::of(record, &record.name), now)?;
         if let Change::Rename { old } = record.change {
-            self.aside.add(old, record.timestamp, now)?;
+            self.aside.add(old, Cause::of(record, &old), now)?;
         }
         Ok(())
     }
@@ -508,7 +511,7 @@ async fn carry_out(
     };
     let result = match job {
         Job::Record(record, ..) => lane.push(record).await,
-        Job::Aside(name, timestamp) => lane.reconcile(name, *timestamp).await,
+        Job::Aside(name, cause) => lane.reconcile(name, *cause).await,
     };
     (Some(lane).filter(|_| result.is_ok()), result.map_err(Lost::from))
 }

@@ -6,6 +6,8 @@ use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, Encode, RemoteName, Status};
+use fdfs_storage::StorageConfig;
+use fdfs_storage::disk::pending::{self, Pending};
 
 use crate::common::noise;
 use crate::group::Group;
@@ -97,6 +99,46 @@ fn a_lost_member_gets_what_its_source_never_had() {
     group.start(2);
     group.wait_active(2);
     group.until("member 0 gets them", |group| names.iter().all(|name| has(group, 0, name)));
+}
+
+#[test]
+fn a_store_path_that_is_lost_costs_no_other_member_its_files() {
+    let mut group = Group::new();
+    for _ in 0..2 {
+        group.add(|config| config.paths[0].path = config.base_path.join("disk"));
+    }
+    (0..2).for_each(|i| group.wait_active(i));
+    let mut c = group.client(0);
+    let refused = c.upload(b"refused once", "txt");
+    let [half, renamed, ended] = [b"half", b"name", b"ends"].map(|content| c.upload_appender(content, "log"));
+    let there = |group: &Group, name: &RemoteName| {
+        group.members[1].config.paths[0].path.join("data").join(name.true_name()).exists()
+    };
+    group.until("all arrive", |group| [refused, half, renamed, ended].iter().all(|name| there(group, name)));
+    group.stop(1);
+    c.regenerate(&renamed).name();
+    let sealed = c.regenerate(&ended).name();
+    assert_eq!(c.delete(&sealed).status, 0);
+    group.stop(0);
+    let StorageConfig { base_path, paths, .. } = &group.members[0].config;
+    std::fs::remove_dir_all(&paths[0].path).unwrap();
+    std::fs::create_dir_all(&paths[0].path).unwrap();
+    let (pending, _) = Pending::open(&base_path.join("data")).unwrap();
+    std::mem::forget(pending.note(pending::Kind::Change, &half));
+    drop(pending);
+    std::fs::write(group.aside(0, 1), format!("1700000000 U {refused}\n")).unwrap();
+    group.start(0);
+    group.start(1);
+    (0..2).for_each(|i| group.wait_active(i));
+    let last = group.client(0).upload(b"the last", "txt");
+    let mark = group.aside(0, 1).with_extension("mark");
+    group.until("everything is pushed", |group| {
+        let end = format!("binlog_offset={}", group.binlog(0).len());
+        there(group, &last) && std::fs::read_to_string(&mark).unwrap().lines().any(|line| line == end)
+    });
+    group.until("nothing is set aside", |group| !group.aside(0, 1).exists());
+    assert!([refused, half, renamed].iter().all(|name| there(&group, name)));
+    assert!(!there(&group, &ended), "that one was removed");
 }
 
 #[test]

@@ -9,7 +9,6 @@ use crate::disk::dir;
 use crate::names::Held;
 use crate::net::Conn;
 use crate::serve::info::has_sum;
-use crate::serve::seal::checksum;
 use crate::serve::{Done, Place, Pusher, Service, canonical};
 
 impl Service {
@@ -21,7 +20,7 @@ impl Service {
         }
         let origin = Origins { timestamp: request.timestamp, ahead: false, pusher };
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
-        let mut held = self.names.hold(&request.other, self.settings.timeout).await?;
+        let mut held = self.names.hold(&request.other, self.settings.patience()).await?;
         self.can_record()?;
         if self.deleted.is_late_rename(&request.name, request.timestamp) {
             return self.lose_renamed(conn, origin, &old, &request.other, &mut held).await;
@@ -30,7 +29,8 @@ impl Service {
         self.deleted.rename(&request.other, &request.name, request.timestamp);
         self.lose_metadata(&request.other, origin)?;
         let renamed = match self.is_another(&old, &held, &request.name).await {
-            Ok(true) => Err(Status::ENOENT),
+            // What takes too long to look at comes whole.
+            Ok(true) | Err(Status::EAGAIN) => Err(Status::ENOENT),
             Ok(false) => new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)),
             Err(status) => Err(status),
         };
@@ -77,7 +77,7 @@ impl Service {
         }
         let crc32 = match held.sum(meta.size) {
             Some(sum) => sum.hasher.finalize(),
-            None => checksum(file, meta.size, self.settings.timeout).await?,
+            None => self.checksum_soon(file, meta.size).await?,
         };
         Ok(crc32 != told.crc32)
     }
