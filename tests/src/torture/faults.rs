@@ -103,6 +103,9 @@ pub struct Planned {
     pub until: Duration,
 }
 
+/// What excludes each other is this far apart: a server that was just started has not taken over its signals.
+const APART: Duration = Duration::from_secs(1);
+
 /// The faults of a round of that length. Each ends within it.
 pub fn plan(random: &mut Random, shape: &Shape, length: Duration, lose_disks: bool) -> Vec<Planned> {
     let length = length.as_millis() as u64;
@@ -115,7 +118,7 @@ pub fn plan(random: &mut Random, shape: &Shape, length: Duration, lose_disks: bo
         let from = random.below(length * 6 / 10);
         let lasts = (300 + random.below(length * 6 / 10)).min(length - from);
         let new = Planned { fault, from: Duration::from_millis(from), until: Duration::from_millis(from + lasts) };
-        let overlaps = |old: &Planned| old.from <= new.until && new.from <= old.until;
+        let overlaps = |old: &Planned| old.from <= new.until + APART && new.from <= old.until + APART;
         let lost = |old: &Planned| matches!((old.fault, fault), (Fault::LoseDisk(_), Fault::LoseDisk(_)));
         if !planned.iter().any(|old| lost(old) || (overlaps(old) && old.fault.excludes(fault))) {
             planned.push(new);
@@ -278,7 +281,7 @@ mod tests {
                     assert!(a != b && a.max(b) <= SHAPE.mount());
                 }
                 for q in &planned[..i] {
-                    let apart = q.until < p.from || p.until < q.from;
+                    let apart = q.until + APART < p.from || p.until + APART < q.from;
                     assert!(apart || !p.fault.excludes(q.fault), "{p:?} {q:?}");
                 }
             }
