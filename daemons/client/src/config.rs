@@ -17,7 +17,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "load_fdfs_parameters_from_tracker",
     "use_storage_id",
     "storage_ids_filename",
-    "http.tracker_server_port",
 ];
 
 /// Settings of a [`Client`](crate::Client).
@@ -49,6 +48,8 @@ pub struct ClientConfig {
     /// The most bytes that [`Client::download_buf`](crate::Client::download_buf) takes when no length is given
     /// (`max_download_buffer`).
     pub max_download_buffer: u64,
+    /// What the person who wrote the file should know.
+    pub warnings: Vec<String>,
 }
 
 impl ClientConfig {
@@ -64,12 +65,13 @@ impl ClientConfig {
             group: None,
             verify_crc: false,
             max_download_buffer: 256 * 1024 * 1024,
+            warnings: Vec::new(),
         }
     }
 
     /// Reads a FastDFS `client.conf`.
     ///
-    /// Keys of FastDFS that would ask for something this client does not do are reported with `tracing::warn`.
+    /// Keys that have no effect are told in [`ClientConfig::warnings`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::from_ini(&Ini::load(path)?)
     }
@@ -93,7 +95,7 @@ impl ClientConfig {
             keys.value(key, default, "needs a number of seconds above 0", nonzero)
         };
         let group = |text: &str| GroupName::new(text).ok().map(Some);
-        let config = Self {
+        let mut config = Self {
             connect_timeout: timeout("connect_timeout", default.connect_timeout)?,
             network_timeout: timeout("network_timeout", default.network_timeout)?,
             failover_after: timeout("failover_after", default.failover_after)?,
@@ -107,17 +109,13 @@ impl ClientConfig {
             verify_crc: keys.bool("verify_crc", default.verify_crc)?,
             max_download_buffer: keys.size("max_download_buffer", default.max_download_buffer)?,
             trackers: default.trackers,
+            warnings: Vec::new(),
         };
-        if keys.str("connect_first_by").is_some_and(|value| !value.is_empty() && !value.eq_ignore_ascii_case("tracker"))
-        {
-            tracing::warn!(file = %ini.path().display(), "connect_first_by is not supported; trackers are asked in turn");
+        let first_by = keys.entry("connect_first_by");
+        if let Some(entry) = first_by.filter(|e| !e.value.is_empty() && !e.value.eq_ignore_ascii_case("tracker")) {
+            config.warnings.push(entry.error("is not supported; trackers are asked in turn").to_string());
         }
-        for key in WITHOUT_EFFECT {
-            keys.entry(key);
-        }
-        for entry in ini.unused() {
-            tracing::warn!(file = %entry.file.display(), line = entry.line, key = entry.key, "this key has no effect");
-        }
+        config.warnings.extend(ini.warnings(WITHOUT_EFFECT));
         Ok(config)
     }
 }
@@ -146,6 +144,18 @@ mod tests {
         assert_eq!(config.connect_timeout, Duration::from_secs(5));
         assert_eq!(config.network_timeout, Duration::from_secs(60));
         assert_eq!(config.group, None);
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn keys_without_effect_are_told_with_their_line() {
+        let config = read("tracker_server=10.0.0.1\nnetwork_timout=5\nconnect_first_by=last\n").unwrap();
+        let [other, typo] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+        assert_eq!(
+            typo,
+            "client.conf:2: network_timout: unknown to this version, has no effect; did you mean network_timeout?"
+        );
+        assert!(other.starts_with("client.conf:3: connect_first_by = last"), "{other}");
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Common {
     pub log_level: LevelFilter,
     /// How long rotated logs are kept; `None` for ever.
     pub log_keep: Option<Duration>,
+    /// What the person who wrote the file should know: said at each start.
+    pub warnings: Vec<String>,
 }
 
 /// A daemon that [`main`] can run.
@@ -91,10 +93,19 @@ pub fn main<D: Daemon>() -> ExitCode {
     match run::<D>(std::env::args_os()) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("{}: {e:#}", D::NAME);
+            eprintln!("{}: {}", D::NAME, describe(&e));
             ExitCode::from(exit_code(&e))
         }
     }
+}
+
+/// The causes of an error, without those that the text before them has told already.
+pub fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
 }
 
 /// A refusal with the exit code that scripts know.
@@ -168,7 +179,15 @@ fn start<D: Daemon>(common: Common, settings: D::Config, pid_file: &PidFile, for
         format!("base_path = {}: cannot make its data directory (wrong path or owner?)", common.base_path.display())
     })?;
     if let Some(pid) = pid_file.running() {
-        return Err(refuse(libc::EEXIST, format!("process {} already running, pid: {pid}", D::NAME)));
+        let base = common.base_path.display();
+        let text = format!(
+            "base_path = {base}: process {} already running, pid: {pid}; stop that one, or choose another base_path",
+            D::NAME
+        );
+        return Err(refuse(libc::EEXIST, text));
+    }
+    for warning in &common.warnings {
+        eprintln!("{}: warning: {warning}", D::NAME);
     }
     if foreground {
         crate::log::install_console(common.log_level)?;
@@ -178,23 +197,24 @@ fn start<D: Daemon>(common: Common, settings: D::Config, pid_file: &PidFile, for
         .with_context(|| format!("cannot write logs under {}", common.base_path.display()))?;
     match fork_with_report()? {
         Forked::Parent(answer) => wait_for_report(answer),
-        Forked::Child(mut report) => {
-            // From here on the parent prints what this process reports; its own exit code is seen by nobody.
-            crate::log::install(log.clone(), common.log_level)?;
-            let ready = {
-                let mut report = report.try_clone()?;
-                move || -> anyhow::Result<()> {
-                    detach_stdio()?;
-                    report.write_all(&[0])?;
-                    Ok(())
-                }
+        Forked::Child(report) => {
+            let ready = || -> anyhow::Result<()> {
+                detach_stdio()?;
+                (&report).write_all(&[0])?;
+                Ok(())
             };
-            let result = serve::<D>(settings, pid_file, Some(log), ready);
-            if let Err(e) = &result {
-                error!("{e:#}");
-                let _ = report.write_all(&[exit_code(e)]).and_then(|()| write!(report, "{e:#}"));
-            }
-            result
+            let served = crate::log::install(log.clone(), common.log_level).and_then(|()| {
+                common.warnings.iter().for_each(|warning| warn!("{warning}"));
+                serve::<D>(settings, pid_file, Some(log), ready)
+            });
+            // The parent says why, and ends with this code; this process would only say it again.
+            Ok(served.unwrap_or_else(|e| {
+                let why = describe(&e);
+                error!("{why}");
+                let code = exit_code(&e);
+                let _ = (&report).write_all(&[code]).and_then(|()| write!(&report, "{why}"));
+                code
+            }))
         }
     }
 }
@@ -303,8 +323,7 @@ fn wait_for_report(mut answer: File) -> anyhow::Result<u8> {
     }
     let mut why = String::new();
     let _ = answer.read_to_string(&mut why);
-    eprintln!("{why}");
-    Ok(code[0])
+    Err(refuse(code[0].into(), why))
 }
 
 fn detach_stdio() -> io::Result<()> {
@@ -405,7 +424,7 @@ mod tests {
         fn load(path: &Path) -> anyhow::Result<(Common, ())> {
             std::fs::read(path).with_context(|| path.display().to_string())?;
             let base_path = path.parent().unwrap().to_owned();
-            Ok((Common { base_path, log_level: LevelFilter::INFO, log_keep: None }, ()))
+            Ok((Common { base_path, log_level: LevelFilter::INFO, log_keep: None, warnings: Vec::new() }, ()))
         }
 
         fn start((): ()) -> anyhow::Result<Self> {

@@ -133,8 +133,8 @@ pub struct StorageConfig {
     pub log_level: String,
     /// Days rotated logs are kept, 0 for ever.
     pub log_keep_days: u32,
-    /// What the person who wrote the file should know, said once at start.
-    pub remarks: Vec<String>,
+    /// What the person who wrote the file should know.
+    pub warnings: Vec<String>,
 }
 
 impl StorageConfig {
@@ -184,7 +184,23 @@ impl StorageConfig {
             write_mark_every: 500,
             log_level: "info".into(),
             log_keep_days: 15,
-            remarks: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What an acknowledged change has got to, in words for the log.
+    pub fn promise(&self) -> String {
+        let kept = match self.fsync {
+            Fsync::Never => "in memory at least (fsync_before_ack = never)",
+            Fsync::Always => "on disk (fsync_before_ack = always)",
+        };
+        match self.ack_members {
+            1 => format!("a change is acknowledged when this storage has it (ack_members = 1), {kept}"),
+            n => format!(
+                "a change is acknowledged when {n} members have it (ack_members = {n}), {kept}, \
+                 and refused after ack_timeout = {} s",
+                self.ack_timeout.as_secs()
+            ),
         }
     }
 
@@ -260,7 +276,7 @@ impl StorageConfig {
             write_mark_every: s.number("write_mark_file_freq", 500, 1..=1_000_000)?,
             log_level: s.str("log_level").unwrap_or("info").to_owned(),
             log_keep_days: keep_days(ini, "error-log")?,
-            remarks: Vec::new(),
+            warnings: Vec::new(),
             base_path,
         };
         if s.bool("check_file_duplicate", false)? {
@@ -271,7 +287,7 @@ impl StorageConfig {
             let entry = s.entry("ack_members").context("ack_members")?;
             anyhow::bail!(entry.error("needs changes to be pushed all day; remove sync_start_time and sync_end_time"));
         }
-        Ok(StorageConfig { remarks: remarks(ini), ..config })
+        Ok(StorageConfig { warnings: ini.warnings(WITHOUT_MEANING), ..config })
     }
 }
 
@@ -385,22 +401,6 @@ fn keep_days(ini: &Ini, section: &str) -> Result<u32, ConfigError> {
     ini.section(section).number("log_file_keep_days", all, 0..=u32::MAX)
 }
 
-/// Keys that have no effect, each named once.
-fn remarks(ini: &Ini) -> Vec<String> {
-    let mut seen: Vec<String> = Vec::new();
-    for entry in ini.unused().filter(|e| !WITHOUT_MEANING.contains(&e.key.as_str())) {
-        let at = if entry.section.is_empty() { String::new() } else { format!("[{}] ", entry.section) };
-        let text = format!("{at}{} is not supported by this version and has no effect", entry.key);
-        if !seen.contains(&text) {
-            seen.push(text);
-        }
-    }
-    seen.extend(
-        ini.strays().map(|(file, line, text)| format!("{}:{line}: `{text}` is not understood", file.display())),
-    );
-    seen
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -420,9 +420,10 @@ mod tests {
         assert_eq!(c.paths, [StorePathConfig { path: c.base_path.clone(), readonly: false }]);
         assert_eq!((c.distribution, c.fsync, c.access_log), (Distribution::Rotate(100), Fsync::Never, None));
         assert_eq!(c.ack_members, 1);
+        assert!(c.promise().contains("ack_members = 1") && c.promise().contains("never"), "{}", c.promise());
         assert_eq!(c.heart_beat_interval, Duration::from_secs(30));
         assert_eq!(c.trackers.len(), 1);
-        assert!(c.remarks.is_empty(), "{:?}", c.remarks);
+        assert!(c.warnings.is_empty(), "{:?}", c.warnings);
     }
 
     #[test]
@@ -435,6 +436,8 @@ mod tests {
         .unwrap();
         assert_eq!((c.port, c.buff_size, c.fsync), (24000, 512 * 1024, Fsync::Always));
         assert_eq!((c.ack_members, c.ack_timeout), (2, Duration::from_secs(3)));
+        let told = ["ack_members = 2", "ack_timeout = 3 s", "fsync_before_ack = always"];
+        assert!(told.iter().all(|part| c.promise().contains(part)), "{}", c.promise());
         assert_eq!((c.sync_interval, c.sync_hours), (Duration::from_millis(5), None));
         assert!(load("sync_start_time=22:00\nsync_end_time=05:00").unwrap().sync_hours.is_some());
         assert_eq!(c.access_log, Some(AccessLogConfig { precision: Precision::Micros, keep_days: 3 }));
@@ -467,9 +470,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_without_effect_are_named_once() {
-        let c = load("compress_binlog=1\ncompress_binlog=0\ndisk_rw_separated=true\n").unwrap();
-        assert_eq!(c.remarks.len(), 1, "{:?}", c.remarks);
-        assert!(c.remarks[0].contains("compress_binlog"));
+    fn keys_without_effect_are_told_with_their_line() {
+        let c = load("compress_binlog=1\nack_member=2\ndisk_rw_separated=true\n").unwrap();
+        let told = [
+            ":3: compress_binlog: unknown",
+            ":4: ack_member: unknown to this version, has no effect; did you mean ack_members?",
+        ];
+        assert_eq!(c.warnings.len(), told.len(), "{:?}", c.warnings);
+        assert!(c.warnings.iter().zip(told).all(|(warning, told)| warning.contains(told)), "{:?}", c.warnings);
     }
 }

@@ -20,6 +20,7 @@ impl Daemon for Storaged {
             base_path: config.base_path.clone(),
             log_level: fdfs_server::log::level(&config.log_level),
             log_keep: (config.log_keep_days > 0).then(|| Duration::from_secs(u64::from(config.log_keep_days) * 86_400)),
+            warnings: config.warnings.clone(),
         };
         Ok((common, config))
     }

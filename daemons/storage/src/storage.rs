@@ -85,9 +85,6 @@ impl Storage {
     /// # Errors
     /// As [`Storage::start`].
     pub fn begin(config: StorageConfig) -> anyhow::Result<(Storage, Settled)> {
-        for remark in &config.remarks {
-            warn!("{remark}");
-        }
         let up_time = clock::now();
         let dial = Dial {
             from: config.bind.first().copied().filter(|_| config.client_bind),
@@ -98,6 +95,7 @@ impl Storage {
             Some(group) => group,
             None => ask_group(&config, dial)?,
         };
+        let promise = config.promise();
         let config = Arc::new(config);
         let (service, init) = open(&config, group)?;
         let service = Arc::new(service);
@@ -120,7 +118,7 @@ impl Storage {
         let thread =
             thread::spawn("storage-report", background.run(stopped, ready)).context("cannot start a thread")?;
         let storage = Storage { server: Some(server), service, addr, stop, active, background: Some(thread) };
-        info!("storage of {group} listens on {addr}");
+        info!("storage of {group} listens on {addr}; {promise}");
         Ok((storage, settled))
     }
 

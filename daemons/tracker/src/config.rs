@@ -1,7 +1,7 @@
 //! tracker.conf.
 //!
-//! The file is FastDFS's own. Values that make no sense are refused with file, line, key and value; keys that are
-//! valid there but have no effect here are collected in [`TrackerConfig::ignored`] and reported once at start.
+//! The file is FastDFS's own. Values that make no sense are refused with file, line, key and value; keys that have no
+//! effect here are told in [`TrackerConfig::warnings`].
 
 mod trunk;
 
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fdfs_protocol::config::{ConfigError, Entry, Ini, ReservedSpace, Section};
+use fdfs_protocol::config::{ConfigError, Ini, ReservedSpace, Section};
 use fdfs_protocol::names::{GroupName, IpSize};
 use fdfs_protocol::peer::Parameters;
 use fdfs_protocol::peer::parameters::IdType;
@@ -19,6 +19,20 @@ use fdfs_server::daemon::Common;
 use crate::directory::{DownloadServer, Rules, StoreLookup, StorePath, StoreServer};
 use crate::settings::Settings;
 use crate::storage_ids::{IdTable, IdsError};
+
+/// Keys of FastDFS that tune what works in another way here; they are read over.
+const WITHOUT_MEANING: &[&str] = &[
+    "accept_threads",
+    "use_io_uring",
+    "use_send_zc",
+    "tcp_quick_ack",
+    "thread_stack_size",
+    "min_buff_size",
+    "sync_log_buff_interval",
+    "use_connection_pool",
+    "connection_pool_max_idle_time",
+    "keep_alive",
+];
 
 /// Port of a tracker that configures none.
 const DEFAULT_PORT: u16 = 22122;
@@ -57,8 +71,8 @@ pub struct TrackerConfig {
     pub log_level: String,
     /// How many days rotated logs are kept; 0 for ever.
     pub log_keep_days: u64,
-    /// `key = value` of entries that have no effect.
-    pub ignored: Vec<String>,
+    /// What the person who wrote the file should know.
+    pub warnings: Vec<String>,
 }
 
 /// Why a configuration is refused; the text names file, key and value.
@@ -119,7 +133,7 @@ impl TrackerConfig {
             },
             log_level: "info".to_owned(),
             log_keep_days: 15,
-            ignored: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -130,6 +144,7 @@ impl TrackerConfig {
             base_path: self.base_path.clone(),
             log_level: fdfs_server::log::level(&self.log_level),
             log_keep: u32::try_from(self.log_keep_days).ok().filter(|d| *d > 0).map(|days| day * days),
+            warnings: self.warnings.clone(),
         }
     }
 
@@ -138,6 +153,10 @@ impl TrackerConfig {
         if s.bool("disabled", false)? {
             return Err(TrackerConfigError::Disabled { file: path.into() });
         }
+        let base_path = PathBuf::from(s.required("base_path", "name an existing directory for data/ and logs/")?);
+        if let Some(entry) = s.entry("base_path").filter(|_| !base_path.is_dir()) {
+            return Err(entry.error("is not a directory; make it, or correct the path").into());
+        }
         let ids = storage_ids(path, &s)?;
         let parameters = parameters(&s, ids.as_ref())?;
         let rules = rules(&s, &parameters)?;
@@ -145,7 +164,7 @@ impl TrackerConfig {
         let log_keep_days = s.number("log_file_keep_days", 15, 0..=36500)?;
         let log_keep_days = ini.section("error-log").number("log_file_keep_days", log_keep_days, 0..=36500)?;
         let mut config = TrackerConfig {
-            base_path: s.required("base_path", "name an existing directory for data/ and logs/")?.into(),
+            base_path,
             bind: bind(&s, ids.is_some() && parameters.id_type_in_filename == IdType::Id)?,
             port: one_of(&s, &["port", "inner_port"])
                 .map_or(Ok(DEFAULT_PORT), |key| s.number(key, DEFAULT_PORT, 1..=65535))?,
@@ -163,25 +182,18 @@ impl TrackerConfig {
             },
             log_level: s.str("log_level").unwrap_or("info").to_owned(),
             log_keep_days,
-            ignored: Vec::new(),
+            warnings: Vec::new(),
         };
         if config.settings.parameters.trunk.use_trunk_file {
-            config.ignored.push(
+            config.warnings.push(
                 "use_trunk_file = true (trunk servers are chosen only where there is no doubt; \
                  else name them with fdfs_monitor set_trunk_server)"
                     .to_owned(),
             );
         }
-        config
-            .ignored
-            .extend(ini.unused().filter(|e| !is_default_noise(e)).map(|e| format!("{} = {}", e.key, e.value)));
+        config.warnings.extend(ini.warnings(WITHOUT_MEANING));
         Ok(config)
     }
-}
-
-/// Keys of every sample file that ask for nothing in particular.
-fn is_default_noise(entry: &Entry) -> bool {
-    entry.value.is_empty() || entry.key.starts_with("http.")
 }
 
 fn one_of<'k>(s: &Section<'_>, keys: &[&'k str]) -> Option<&'k str> {
@@ -318,10 +330,10 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_an_absent_key() {
-        let c = load("base_path = /tmp/x\n").unwrap();
+        let c = load("base_path = /tmp\n").unwrap();
         assert_eq!((c.port, c.work_threads, c.max_connections), (22122, 4, 256));
         assert_eq!((c.network_timeout, c.max_package), (Duration::from_secs(60), 262_144));
-        assert!(c.bind.is_empty() && c.ignored.is_empty());
+        assert!(c.bind.is_empty() && c.warnings.is_empty());
         let r = c.settings.rules;
         assert_eq!(
             (r.store_lookup, r.store_server, r.store_path, r.download_server),
@@ -333,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_parameters_text_is_the_recorded_one() {
-        let text = load("base_path = /tmp/x\nreserved_storage_space = 1%\n").unwrap().settings.parameters.to_text();
+        let text = load("base_path = /tmp\nreserved_storage_space = 1%\n").unwrap().settings.parameters.to_text();
         assert!(text.starts_with(
             "use_storage_id=0\nid_type_in_filename=ip\ntrust_storage_server_id=1\nresponse_ip_addr_size=16\n\
              storage_ip_changed_auto_adjust=1\nstorage_sync_file_max_delay=86400\nstore_path=0\n\
@@ -345,7 +357,7 @@ mod tests {
     #[test]
     fn every_choice() {
         let c = load(
-            "base_path=/tmp/x\nport=23\nbind_addr=10.0.0.1,fd77::1\nstore_lookup=1\nstore_group=g7\nstore_server=2\n\
+            "base_path=/tmp\nport=23\nbind_addr=10.0.0.1,fd77::1\nstore_lookup=1\nstore_group=g7\nstore_server=2\n\
              store_path=2\ndownload_server=1\nreserved_storage_space=20%\nnetwork_timeout=3\nconnect_timeout=2\nmax_connections=9\n\
              allow_hosts=10.0.0.0/8\nallow_hosts=127.0.0.1\n",
         )
@@ -369,21 +381,21 @@ mod tests {
 
     #[test]
     fn ids_and_address_width() {
-        let ids = "base_path=/tmp/x\nuse_storage_id=true\nstorage_ids_filename=ids.conf\nid_type_in_filename=id\n";
+        let ids = "base_path=/tmp\nuse_storage_id=true\nstorage_ids_filename=ids.conf\nid_type_in_filename=id\n";
         let c = load(ids).unwrap();
         assert_eq!(c.settings.parameters.id_type_in_filename, IdType::Id);
         assert_eq!((c.settings.rules.ip_size, c.settings.ids.unwrap().entries().len()), (IpSize::V4, 1));
         let v6 = load(&ids.replace("ids.conf", "ids6.conf")).unwrap();
         assert_eq!(v6.settings.rules.ip_size, IpSize::V6, "automatic: the table has an IPv6 address");
-        let forced = load("base_path=/tmp/x\nresponse_ip_addr_size=IPv4\n").unwrap();
+        let forced = load("base_path=/tmp\nresponse_ip_addr_size=IPv4\n").unwrap();
         assert_eq!(forced.settings.rules.ip_size, IpSize::V6, "any word but auto means the wide form");
-        let off = load("base_path=/tmp/x\nid_type_in_filename=id\n").unwrap();
+        let off = load("base_path=/tmp\nid_type_in_filename=id\n").unwrap();
         assert_eq!(off.settings.parameters.id_type_in_filename, IdType::Ip, "without ids names carry addresses");
     }
 
     #[test]
     fn address_families() {
-        let bind = |family: &str| load(&format!("base_path=/tmp/x\naddress_family={family}\n")).map(|c| c.bind);
+        let bind = |family: &str| load(&format!("base_path=/tmp\naddress_family={family}\n")).map(|c| c.bind);
         assert_eq!(bind("auto").unwrap(), Vec::<IpAddr>::new());
         assert_eq!(bind("IPv4").unwrap(), [IpAddr::from(Ipv4Addr::UNSPECIFIED)]);
         assert!(bind("IPv6").unwrap_err().contains("use_storage_id"));
@@ -392,28 +404,29 @@ mod tests {
 
     #[test]
     fn trunk_files_fix_the_store_server() {
-        let c = load("base_path=/tmp/x\nuse_trunk_file=true\n").unwrap();
+        let c = load("base_path=/tmp\nuse_trunk_file=true\n").unwrap();
         assert_eq!(c.settings.rules.store_server, StoreServer::First);
         assert!(c.settings.rules.use_trunk);
-        assert_eq!(c.ignored.len(), 1);
+        assert_eq!(c.warnings.len(), 1);
     }
 
     #[test]
     fn errors_name_file_key_and_value() {
         for (text, parts) in [
             ("", vec!["base_path", "missing"]),
-            ("base_path=/tmp/x\nstore_lookup=3\n", vec!["tracker.conf:2", "store_lookup = 3"]),
-            ("base_path=/tmp/x\nstore_lookup=1\n", vec!["store_group", "store_lookup = 1"]),
-            ("base_path=/tmp/x\nstore_lookup=1\nstore_group=a-b\n", vec!["store_group = a-b"]),
-            ("base_path=/tmp/x\nstore_server=x\n", vec!["store_server = x"]),
-            ("base_path=/tmp/x\nstore_path=1\n", vec!["store_path = 1"]),
-            ("base_path=/tmp/x\nreserved_storage_space=120%\n", vec!["reserved_storage_space = 120%"]),
-            ("base_path=/tmp/x\nport=70000\n", vec!["port = 70000"]),
-            ("base_path=/tmp/x\nbind_addr=here\n", vec!["bind_addr = here"]),
-            ("base_path=/tmp/x\nnetwork_timeout=soon\n", vec!["network_timeout = soon"]),
-            ("base_path=/tmp/x\nuse_storage_id=yes\n", vec!["storage_ids_filename", "missing"]),
-            ("base_path=/tmp/x\nuse_storage_id=1\nstorage_ids_filename=no.conf\n", vec!["no.conf"]),
-            ("base_path=/tmp/x\nslot_max_size=100\n", vec!["slot_max_size = 100"]),
+            ("base_path=/no/such\n", vec!["tracker.conf:1", "base_path = /no/such", "make it"]),
+            ("base_path=/tmp\nstore_lookup=3\n", vec!["tracker.conf:2", "store_lookup = 3"]),
+            ("base_path=/tmp\nstore_lookup=1\n", vec!["store_group", "store_lookup = 1"]),
+            ("base_path=/tmp\nstore_lookup=1\nstore_group=a-b\n", vec!["store_group = a-b"]),
+            ("base_path=/tmp\nstore_server=x\n", vec!["store_server = x"]),
+            ("base_path=/tmp\nstore_path=1\n", vec!["store_path = 1"]),
+            ("base_path=/tmp\nreserved_storage_space=120%\n", vec!["reserved_storage_space = 120%"]),
+            ("base_path=/tmp\nport=70000\n", vec!["port = 70000"]),
+            ("base_path=/tmp\nbind_addr=here\n", vec!["bind_addr = here"]),
+            ("base_path=/tmp\nnetwork_timeout=soon\n", vec!["network_timeout = soon"]),
+            ("base_path=/tmp\nuse_storage_id=yes\n", vec!["storage_ids_filename", "missing"]),
+            ("base_path=/tmp\nuse_storage_id=1\nstorage_ids_filename=no.conf\n", vec!["no.conf"]),
+            ("base_path=/tmp\nslot_max_size=100\n", vec!["slot_max_size = 100"]),
             ("disabled=true\n", vec!["tracker.conf", "disabled = true"]),
         ] {
             let message = load(text).unwrap_err();
@@ -425,17 +438,19 @@ mod tests {
 
     #[test]
     fn log_days_of_the_section_come_first() {
-        let days = |text: &str| load(&format!("base_path=/tmp/x\n{text}")).unwrap().log_keep_days;
+        let days = |text: &str| load(&format!("base_path=/tmp\n{text}")).unwrap().log_keep_days;
         assert_eq!(days(""), 15);
         assert_eq!(days("log_file_keep_days=3\n"), 3);
         assert_eq!(days("log_file_keep_days=3\n[error-log]\nlog_file_keep_days=0\n"), 0);
-        let c = load("base_path=/tmp/x\nlog_file_keep_days=0\n").unwrap();
+        let c = load("base_path=/tmp\nlog_file_keep_days=0\n").unwrap();
         assert!(c.common().log_keep.is_none(), "0 is for ever");
     }
 
     #[test]
-    fn keys_without_effect_are_listed() {
-        let c = load("base_path=/tmp/x\nuse_io_uring=true\nrun_by_user=\nhttp.server_port=80\ntypo=1\n").unwrap();
-        assert_eq!(c.ignored, ["use_io_uring = true", "typo = 1"]);
+    fn keys_without_effect_are_told_with_their_line() {
+        let c = load("base_path=/tmp\nuse_io_uring=true\nrun_by_user=\nhttp.server_port=80\nstor_lookup=1\n").unwrap();
+        assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
+        let told = "tracker.conf:5: stor_lookup: unknown to this version, has no effect; did you mean store_lookup?";
+        assert!(c.warnings[0].ends_with(told), "{:?}", c.warnings);
     }
 }

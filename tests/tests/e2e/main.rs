@@ -11,5 +11,6 @@ mod dedup;
 mod faults;
 mod interop;
 mod posix;
+mod start;
 mod torture;
 mod tree;

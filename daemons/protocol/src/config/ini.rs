@@ -1,7 +1,7 @@
 //! Reading of config files and asking for values.
 
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,8 @@ pub struct Ini {
     strays: Vec<(Rc<Path>, usize, String)>,
     // Indexes of each section's entries: data files have thousands of sections.
     sections: HashMap<Rc<str>, Vec<usize>>,
+    // The keys that were asked for, in whatever section, there or not: those that have a meaning.
+    known: RefCell<BTreeSet<String>>,
 }
 
 impl Ini {
@@ -82,7 +84,7 @@ impl Ini {
         for (index, entry) in parser.entries.iter().enumerate() {
             sections.entry(entry.section.clone()).or_default().push(index);
         }
-        Ok(Ini { file, entries: parser.entries, strays: parser.strays, sections })
+        Ok(Ini { file, entries: parser.entries, strays: parser.strays, sections, known: RefCell::default() })
     }
 
     /// Parses text that includes nothing: an `#include` in it is an error.
@@ -126,6 +128,10 @@ impl Ini {
 
     /// The entries of a key, which count as asked for from now on, repeats included.
     fn find(&self, section: &str, key: &str) -> Vec<&Entry> {
+        let mut known = self.known.borrow_mut();
+        if !known.contains(key) {
+            known.insert(key.to_owned());
+        }
         let indexes = self.sections.get(section).map(Vec::as_slice).unwrap_or_default();
         let entries = indexes.iter().map(|&index| &self.entries[index]);
         entries.filter(|entry| entry.key == key).inspect(|entry| entry.asked.set(true)).collect()
@@ -136,16 +142,38 @@ impl Ini {
         &self.entries
     }
 
-    /// The entries whose keys nobody has asked for: after a config was built from this, these
-    /// are the keys that have no effect.
-    pub fn unused(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|entry| !entry.asked.get())
+    /// What the person who wrote this should know, after a config was built from it: the keys that nobody has asked for
+    /// and that are not among `silent`, which have no effect, and the lines that are neither comment, key, section nor
+    /// empty. FastDFS passes over all of them, so they are no errors.
+    ///
+    /// A key without a value asks for nothing, and neither do those of the web server that FastDFS once had, which its
+    /// sample files still show: nothing is said of these.
+    pub fn warnings(&self, silent: &[&str]) -> Vec<String> {
+        let unused = self.entries.iter().filter(|entry| !entry.asked.get() && !entry.value.is_empty());
+        let unknown = unused
+            .filter(|entry| !silent.contains(&entry.key.as_str()) && !entry.key.starts_with("http."))
+            .map(|entry| {
+                let hint = self.nearest(&entry.key).map(|key| format!("; did you mean {key}?")).unwrap_or_default();
+                format!(
+                    "{}:{}: {}: unknown to this version, has no effect{hint}",
+                    entry.file.display(),
+                    entry.line,
+                    entry.key
+                )
+            });
+        let strays = self.strays.iter().map(|(file, line, text)| {
+            format!("{}:{line}: `{text}`: neither a key with a value nor a comment, has no effect", file.display())
+        });
+        unknown.chain(strays).collect()
     }
 
-    /// Lines that are neither comment, key, section nor empty: file, line number, text. FastDFS
-    /// passes over them, so they are not an error, but worth a warning.
-    pub fn strays(&self) -> impl Iterator<Item = (&Path, usize, &str)> {
-        self.strays.iter().map(|(file, line, text)| (&**file, *line, text.as_str()))
+    /// The known key that is most like an unknown one, if one is. Another number, as in `store_path1`, is no slip.
+    fn nearest(&self, key: &str) -> Option<String> {
+        let word = |key: &str| key.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+        let known = self.known.borrow();
+        let near = known.iter().map(|other| (strsim::osa_distance(key, other), other));
+        let near = near.filter(|(distance, other)| distance * 4 <= key.len() && word(key) != word(other));
+        near.min().map(|(_, other)| other.clone())
     }
 }
 

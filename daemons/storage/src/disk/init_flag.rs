@@ -4,7 +4,7 @@
 //! another storage, are found before anything is written to them.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,9 +41,15 @@ impl InitState {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.with_context(|| format!("cannot write {}", lock_path.display()))?;
         match lock.try_lock() {
-            Ok(()) => {}
+            // Only for the message below: a full disk is no reason not to start.
+            Ok(()) => drop(lock.set_len(0).and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))),
             Err(TryLockError::WouldBlock) => {
-                bail!("{} is in use by another storage (is fdfs_storaged, or a mount, running on it?)", data.display())
+                let holder = std::fs::read_to_string(&lock_path).unwrap_or_default();
+                bail!(
+                    "{} is in use by another storage, process {}; stop that one, or choose another base_path",
+                    data.display(),
+                    if holder.is_empty() { "unknown" } else { &holder }
+                )
             }
             Err(TryLockError::Error(e)) => {
                 return Err(e).with_context(|| format!("cannot lock {}", lock_path.display()));
@@ -191,7 +197,8 @@ mod tests {
         assert!(joined > 0 && !state.get().sync_old_done);
         state.update(|f| f.sync_old_done = true).unwrap();
         let taken = InitState::open(tmp.path()).unwrap_err().to_string();
-        assert!(taken.contains("in use by another storage"), "{taken}");
+        let holder = format!("in use by another storage, process {};", std::process::id());
+        assert!(taken.contains(&holder) && taken.contains("another base_path"), "{taken}");
         drop(state);
         let again = InitState::open(tmp.path()).unwrap().get();
         assert!(again.sync_old_done);

@@ -144,7 +144,18 @@ impl Connection {
     fn join(&mut self, request: &JoinRequest, out: &mut Vec<u8>) -> Outcome {
         let caller = self.caller;
         // Who joins again on the same connection leaves as whom it joined before, if that was somebody else.
-        let joined = self.shared.change(|cluster| cluster.join(&caller, request));
+        let (joined, trackers) = self.shared.change(|cluster| {
+            let before = cluster.trackers.list().len();
+            let joined = cluster.join(&caller, request);
+            let known = cluster.trackers.list();
+            (
+                joined,
+                (known.len() > before).then(|| known.iter().map(|t| t.host_port().to_string()).collect::<Vec<_>>()),
+            )
+        });
+        if let Some(trackers) = trackers {
+            info!("the trackers are {}, as a storage tells", trackers.join(", "));
+        }
         let (member, reply) = joined.inspect_err(|status| {
             warn!("storage {}:{} cannot join {}: {status}", caller.peer, request.port, request.group);
         })?;

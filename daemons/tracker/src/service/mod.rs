@@ -73,9 +73,6 @@ impl Tracker {
     /// # Errors
     /// [`TrackerError`]; nothing keeps running then.
     pub fn start(config: TrackerConfig) -> Result<Tracker, TrackerError> {
-        if !config.ignored.is_empty() {
-            warn!("these settings have no effect in this tracker: {}", config.ignored.join("; "));
-        }
         let data = DataDir::open(&config.base_path)?;
         let loaded = data.load(&config.settings)?;
         for warning in &loaded.warnings {
@@ -123,7 +120,7 @@ impl Tracker {
         drop(cluster);
         let _ = shared.counts.set(server.connections().clone());
         let relations = Relations::start(shared.clone())?;
-        info!("listening on {addr}");
+        info!("listening on {addr}; which other trackers there are is told by the storages that join");
         Ok(Tracker { relations: Some(relations), server: Some(server), keeper: Some(keeper), shared, addr })
     }
 

@@ -124,12 +124,24 @@ fn includes_that_multiply_are_bounded() {
 
 #[test]
 fn nothing_is_silently_ignored() {
-    let ini = parse("port = 1\nport = 2\nmystery = 3\njust words\n= 5\n");
+    let ini = parse(
+        "port = 1\nport = 2\nmystery = 3\njust words\n= 5\nstor_path=/x\n[log]\nenabeld = 1\nprot = 4\n\
+         quiet = 1\nempty =\nhttp.server_port = 80\nstore_path1 = /y\n",
+    );
     assert_eq!(ini.global().str("port"), Some("2"));
-    let unused: Vec<&str> = ini.unused().map(|entry| entry.key.as_str()).collect();
-    assert_eq!(unused, ["mystery"]);
-    let strays: Vec<_> = ini.strays().map(|(_, line, text)| (line, text)).collect();
-    assert_eq!(strays, [(4, "just words"), (5, "= 5")]);
+    assert_eq!((ini.global().str("store_path"), ini.global().str("store_path0")), (None, None));
+    assert_eq!(ini.section("log").str("enabled"), None);
+    let file = "/etc/fdfs/test.conf";
+    let wanted = [
+        format!("{file}:3: mystery: unknown to this version, has no effect"),
+        format!("{file}:6: stor_path: unknown to this version, has no effect; did you mean store_path?"),
+        format!("{file}:8: enabeld: unknown to this version, has no effect; did you mean enabled?"),
+        format!("{file}:9: prot: unknown to this version, has no effect; did you mean port?"),
+        format!("{file}:13: store_path1: unknown to this version, has no effect"),
+        format!("{file}:4: `just words`: neither a key with a value nor a comment, has no effect"),
+        format!("{file}:5: `= 5`: neither a key with a value nor a comment, has no effect"),
+    ];
+    assert_eq!(ini.warnings(&["quiet"]), wanted);
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! What a start says to the person who starts a program, on standard error: everything he should know, once.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Output;
+
+use fdfs_tests::cluster::Cluster;
+use fdfs_tests::programs;
+
+fn said(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+/// A tracker.conf with `lines` under `dir`, on `port`.
+fn tracker_conf(dir: &Path, port: u16, lines: &str) -> std::path::PathBuf {
+    let base = dir.join("tracker");
+    fs::create_dir_all(&base).unwrap();
+    let conf = dir.join("tracker.conf");
+    fs::write(&conf, format!("bind_addr = 127.0.0.1\nport = {port}\nbase_path = {}\n{lines}", base.display())).unwrap();
+    conf
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_daemon_tells_a_misspelt_key_before_it_goes_to_the_background() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = tracker_conf(dir.path(), free_port(), "stor_lookup = 2\n");
+    let out = programs::command("fdfs_trackerd").arg(&conf).arg("start").output().unwrap();
+    let stopped = programs::command("fdfs_trackerd").arg(&conf).arg("stop").output().unwrap();
+    let text = said(&out);
+    assert!(out.status.success() && stopped.status.success(), "{text}");
+    let told = format!("{}:4: stor_lookup: unknown", conf.display());
+    assert_eq!(text.matches(&told).count(), 1, "{text}");
+    assert!(text.contains("did you mean store_lookup?"), "{text}");
+    assert!(said(&stopped).is_empty(), "only a start says it: {}", said(&stopped));
+    let log = fs::read_to_string(dir.path().join("tracker/logs/trackerd.log")).unwrap();
+    assert!(log.contains(&told), "{log}");
+}
+
+#[test]
+fn a_daemon_tells_once_why_it_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let conf = tracker_conf(dir.path(), taken.local_addr().unwrap().port(), "");
+    for foreground in [false, true] {
+        let mut command = programs::command("fdfs_trackerd");
+        let out = command.args(foreground.then_some("-N")).arg(&conf).output().unwrap();
+        let text = said(&out);
+        assert_eq!(out.status.code(), Some(libc::EADDRINUSE), "{text}");
+        assert!(text.starts_with("fdfs_trackerd: ") && text.matches("ddress").count() == 1, "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_second_storage_on_a_base_path_names_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(dir.path()).unwrap();
+    let pid = cluster.storage().pid().unwrap().to_string();
+    let base = dir.path().join("storage");
+    let conf = fs::read_to_string(dir.path().join("storage.conf")).unwrap();
+    let port = cluster.storage().addr().port();
+    let second = dir.path().join("second.conf");
+    fs::write(&second, conf.replace(&format!("port = {port}"), &format!("port = {}", free_port()))).unwrap();
+    // With the pid file, and with the lock alone.
+    for _ in 0..2 {
+        let out = programs::command("fdfs_storaged").arg("-N").arg(&second).output().unwrap();
+        let text = said(&out);
+        assert!(!out.status.success(), "{text}");
+        for part in [base.to_str().unwrap(), &pid, "stop that one, or choose another base_path"] {
+            assert!(text.contains(part), "{part} is not in: {text}");
+        }
+        let _ = fs::remove_file(base.join("data/fdfs_storaged.pid"));
+    }
+}
