@@ -18,6 +18,9 @@ use crate::cli::{Cluster, Settings};
 use crate::content::{ClusterStore, StoreConfig};
 use crate::embedded::Embedded;
 
+/// How long a start waits for the cluster's first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
 /// Where the local files of a mount are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
@@ -200,20 +203,23 @@ impl Backend {
     }
 
     /// Looks whether the cluster answers; a warning if not, because names and attributes can be used without it.
-    pub fn probe(&self) {
-        match (self.store.probe(), &self.group) {
-            (Err(error), _) => tracing::warn!(
-                "the cluster does not answer now; contents cannot be read or stored until it does: {error}"
-            ),
-            (Ok(space), Some(group)) if space.total == 0 => {
-                tracing::warn!("the cluster has no storage of group {group} now; nothing can be stored until it has");
-            }
-            (Ok(_), _) => {}
-        }
+    pub fn probe(&self) -> Option<String> {
         if self.embedded.is_none() {
             tracing::warn!(
                 "this cluster offers no way to force content to its disks: fsync waits for its acknowledgement only"
             );
+        }
+        let no_answer = "the cluster does not answer now; contents cannot be read or stored until it does";
+        match (self.store.probe(FIRST_ANSWER), &self.group) {
+            (None, _) => Some(format!("{no_answer}: nothing was heard within {} s", FIRST_ANSWER.as_secs())),
+            (Some(Err(error)), _) => Some(format!("{no_answer}: {error}")),
+            (Some(Ok(space)), Some(group)) if space.total == 0 => {
+                Some(format!("the cluster has no storage of group {group} now; nothing can be stored until it has"))
+            }
+            (Some(Ok(space)), None) if space.total == 0 => {
+                Some("the cluster has no storage now; nothing can be read or stored until it has".to_owned())
+            }
+            (Some(Ok(_)), _) => None,
         }
     }
 

@@ -45,12 +45,10 @@ FastDFS client can fetch it by that file ID.";
     after_help = EXAMPLES
 )]
 pub struct Cli {
-    /// What to mount, as fstab has it: HOST:PORT of a tracker, or any word (a label for the mount table)
-    #[arg(value_name = "SOURCE", hide = true)]
-    first: PathBuf,
-    /// The directory to mount on
-    #[arg(value_name = "MOUNTPOINT")]
-    second: Option<PathBuf>,
+    /// The directory to mount on; before it, as fstab has it, what to mount: HOST:PORT of a tracker, or any word (a
+    /// label for the mount table)
+    #[arg(value_name = "MOUNTPOINT", required = true, num_args = 1..=2)]
+    places: Vec<PathBuf>,
 
     /// Where the index, the cache and the embedded cluster are [default: /var/lib/fdfs for root,
     /// else $XDG_DATA_HOME/fdfs or ~/.local/share/fdfs]
@@ -174,10 +172,9 @@ impl Cli {
         for list in &self.options {
             words.add(list)?;
         }
-        let (source, mountpoint) = match self.second {
-            Some(mountpoint) => (Some(lossy(&self.first)), mountpoint),
-            None => (None, self.first),
-        };
+        let mut places = self.places;
+        let mountpoint = places.pop().context("MOUNTPOINT is missing")?;
+        let source = places.pop().map(|source| lossy(&source));
         let mut trackers = if self.tracker.is_empty() { words.trackers } else { self.tracker };
         let config = self.config.or(words.config);
         if trackers.is_empty()
@@ -338,7 +335,9 @@ mod tests {
 
     #[test]
     fn contradictions_and_mistakes_are_refused() {
-        assert!(settings(&[]).is_err());
+        let usage = settings(&[]).unwrap_err().to_string();
+        assert!(usage.contains("MOUNTPOINT") && !usage.contains("<SOURCE>"), "{usage}");
+        assert!(settings(&["a", "b", "c"]).is_err());
         assert!(settings(&["--tracker", "nowhere", "/mnt"]).unwrap_err().to_string().contains("HOST:PORT"));
         assert!(settings(&["-o", "bogus", "/mnt"]).unwrap_err().to_string().contains("bogus"));
         assert!(settings(&["-c", "x", "-o", "tracker=h:1", "/mnt"]).is_err());

@@ -239,7 +239,7 @@ mod tests {
             let mut config = StoreConfig::new(tmp.path().join("cache"));
             config.disk = Some(first.disk());
             let store = ClusterStore::open(first.client_config().unwrap(), config).unwrap();
-            assert!(store.probe().unwrap().free > 0);
+            assert!(store.probe(PATIENCE).unwrap().unwrap().free > 0);
             // In memory, in a file, streamed.
             for (seed, len) in [(1, 10), (2, 300_000), (3, 3 << 20), (4, (37 << 20) + 123)] {
                 let content = bytes(len, seed);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow, bail};
+use fdfs_client::ClientConfig;
 use fdfs_fuse::backend::{self, Backend, Places};
 use fdfs_fuse::cli::{Cli, Environment, Settings};
 use fdfs_fuse::daemon::{self, Side, Starting};
@@ -13,6 +14,7 @@ use fdfs_fuse::mount::Mountpoint;
 use fdfs_fuse::serve::serve;
 use fdfs_fuse::signals::Signals;
 use fdfs_fuse::tree::{self, Tree};
+use fdfs_server::daemon::describe;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -22,21 +24,10 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // To the terminal: a process in the background has let go of it, and then this goes nowhere.
-            let text = describe(&error);
-            eprintln!("fdfs-mount: {text}");
-            tracing::error!("{text}");
+            eprintln!("fdfs-mount: {}", describe(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// The causes of an error, without those that the text before them has told already.
-fn describe(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
-        "" => cause,
-        _ if text.contains(&cause) => text,
-        _ => format!("{text}: {cause}"),
-    })
 }
 
 fn start(cli: Cli) -> Result<ExitCode> {
@@ -67,11 +58,33 @@ fn start(cli: Cli) -> Result<ExitCode> {
 fn run(settings: &Settings, mountpoint: &Mountpoint, filter: EnvFilter, starting: Starting) -> Result<()> {
     let client = backend::client_config(settings)?;
     let places = Places::make(settings, client.as_ref())?;
-    start_log(settings, &places.home, filter)?;
+    let notices = Notices { in_file: start_log(settings, &places.home, filter)? };
+    for warning in client.iter().flat_map(|client| &client.warnings) {
+        notices.warn(warning);
+    }
+    let worked = work(settings, mountpoint, &places, client, &notices, starting);
+    if let Err(error) = &worked
+        && notices.in_file
+    {
+        tracing::error!("{}", describe(error));
+    }
+    worked
+}
+
+fn work(
+    settings: &Settings,
+    mountpoint: &Mountpoint,
+    places: &Places,
+    client: Option<ClientConfig>,
+    notices: &Notices,
+    starting: Starting,
+) -> Result<()> {
     raise_file_limit();
     let signals = Signals::take(settings.foreground).context("cannot take over signals")?;
-    let backend = Backend::start(settings, &places, client)?;
-    backend.probe();
+    let backend = Backend::start(settings, places, client)?;
+    if let Some(warning) = backend.probe() {
+        notices.warn(&warning);
+    }
     let options = tree::Options {
         read_only: settings.flags.read_only,
         atime: settings.atime,
@@ -86,12 +99,28 @@ fn run(settings: &Settings, mountpoint: &Mountpoint, filter: EnvFilter, starting
     served.and(stopped)
 }
 
-fn start_log(settings: &Settings, home: &Path, filter: EnvFilter) -> Result<()> {
+/// What is to be known at the start: said on the terminal, and in the log where that is another place.
+struct Notices {
+    in_file: bool,
+}
+
+impl Notices {
+    fn warn(&self, text: &str) {
+        eprintln!("fdfs-mount: warning: {text}");
+        if self.in_file {
+            tracing::warn!("{text}");
+        }
+    }
+}
+
+/// Whether the log goes to a file.
+fn start_log(settings: &Settings, home: &Path, filter: EnvFilter) -> Result<bool> {
     let path = match (&settings.log_file, settings.foreground) {
         (Some(path), _) => Some(path.clone()),
         (None, true) => None,
         (None, false) => Some(home.join("fdfs-mount.log")),
     };
+    let in_file = path.is_some();
     let writer = match path {
         None => BoxMakeWriter::new(std::io::stderr),
         Some(path) => {
@@ -103,7 +132,7 @@ fn start_log(settings: &Settings, home: &Path, filter: EnvFilter) -> Result<()> 
         }
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).init();
-    Ok(())
+    Ok(in_file)
 }
 
 /// As many open files as we may have: connections, staged data and the embedded daemons need some.

@@ -53,6 +53,8 @@ impl ContentError {
             ContentError::Unreachable(_) => libc::EIO,
             ContentError::Refused { errno, .. } => match *errno {
                 libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EROFS | libc::EPERM | libc::EACCES => *errno,
+                // A storage's promise to have a change at other members (ack_members) could not be kept in time.
+                libc::ETIMEDOUT => libc::ETIMEDOUT,
                 _ => libc::EIO,
             },
             ContentError::Local { source, .. } => match source.raw_os_error() {
@@ -79,6 +81,7 @@ mod tests {
         assert_eq!(local(libc::EBADF).to_errno(), libc::EIO);
         let refused = |errno| ContentError::Refused { errno, detail: "upload".into() };
         assert_eq!(refused(libc::EDQUOT).to_errno(), libc::EDQUOT);
+        assert_eq!(refused(libc::ETIMEDOUT).to_errno(), libc::ETIMEDOUT);
         assert_eq!(refused(libc::ENOENT).to_errno(), libc::EIO);
         assert_eq!(ContentError::Timeout("x".into()).to_errno(), libc::ETIMEDOUT);
         assert_eq!(ContentError::NotFound("x".into()).to_errno(), libc::EIO);

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -110,16 +111,21 @@ impl<R: Remote> Store<R> {
         Ok(store)
     }
 
-    /// Asks the cluster for its space now: whether it can be reached, and why not.
-    pub fn probe(&self) -> Result<Space, ContentError> {
+    /// Asks the cluster for its space now: whether it can be reached, and why not; `None` if that is not known after
+    /// `patience`.
+    pub fn probe(&self, patience: Duration) -> Option<Result<Space, ContentError>> {
         let (send, receive) = std::sync::mpsc::channel();
         let remote = self.readers.remote().clone();
         self.readers.runtime().spawn(async move {
             let _ = send.send(remote.space().await);
         });
-        let space = receive.recv().unwrap_or(Err(ContentError::Closed));
+        let space = match receive.recv_timeout(patience) {
+            Ok(space) => space,
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => Err(ContentError::Closed),
+        };
         self.space.lock().last = Some((Instant::now(), space.clone()));
-        space
+        Some(space)
     }
 
     /// Fetches the space in the background, unless that is under way.

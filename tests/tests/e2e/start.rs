@@ -4,9 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use fdfs_tests::cluster::Cluster;
-use fdfs_tests::programs;
+use fdfs_tests::mount::Mount;
+use fdfs_tests::{need, programs};
 
 fn said(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
@@ -75,5 +77,60 @@ fn a_second_storage_on_a_base_path_names_the_first() {
             assert!(text.contains(part), "{part} is not in: {text}");
         }
         let _ = fs::remove_file(base.join("data/fdfs_storaged.pid"));
+    }
+}
+
+/// Mounts at `dir/mnt` in the background with `args`; what was said, how long it took, and whether it succeeded.
+fn mount(dir: &Path, args: &[&str]) -> (String, Duration, bool) {
+    let point = dir.join("mnt");
+    fs::create_dir_all(&point).unwrap();
+    let begun = Instant::now();
+    let mut command = programs::command("fdfs-mount");
+    let out = command.arg(&point).arg("--data-dir").arg(dir.join("data")).args(args).output().unwrap();
+    let took = begun.elapsed();
+    let _ = std::process::Command::new("umount").arg(&point).output().unwrap();
+    (said(&out), took, out.status.success())
+}
+
+#[test]
+fn a_mount_tells_of_a_cluster_that_is_not_there_and_of_misspelt_keys() {
+    if !need::fuse() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let (text, _, mounted) = mount(&root, &["--tracker", &format!("127.0.0.1:{}", free_port())]);
+    assert!(mounted && text.matches("the cluster does not answer now").count() == 1, "{text}");
+
+    // One that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (text, took, mounted) = mount(&root, &["--tracker", &silent.local_addr().unwrap().to_string()]);
+    assert!(mounted && text.matches("the cluster does not answer now").count() == 1, "{text}");
+    assert!(took < Duration::from_secs(20), "waited for the network timeout: {took:?}");
+
+    let cluster = Cluster::start(&root).unwrap();
+    let conf = root.join("typo.conf");
+    let text = fs::read_to_string(cluster.client_conf()).unwrap();
+    fs::write(&conf, text + "network_timout = 5\n").unwrap();
+    let (text, _, mounted) = mount(&root, &["-c", conf.to_str().unwrap(), "--group", "nowhere"]);
+    assert!(mounted, "{text}");
+    assert_eq!(text.matches("no storage of group nowhere").count(), 1, "{text}");
+    assert_eq!(text.matches("typo.conf:5: network_timout: unknown").count(), 1, "{text}");
+    assert!(text.contains("did you mean network_timeout?"), "{text}");
+}
+
+#[test]
+fn a_mount_tells_once_why_it_does_not_start() {
+    if !need::fuse() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let running = Mount::embedded(&root.join("first"), &root.join("data")).unwrap();
+    let pid = running.pid().to_string();
+    for args in [&[][..], &["--foreground"]] {
+        let (text, _, mounted) = mount(&root, args);
+        assert!(!mounted && text.contains(&pid), "{text}");
+        assert_eq!(text.matches("index.db").count(), 1, "{text}");
     }
 }
