@@ -109,3 +109,29 @@ fn fsync_waits_and_a_dup_closed_early_loses_nothing() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "first second third");
     mount.unmount().unwrap();
 }
+
+#[test]
+fn a_promise_that_cannot_be_kept_in_time_is_told_as_such() {
+    if !need::fuse() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("cluster");
+    let mut cluster = Cluster::start(&root).unwrap();
+    let mount = mount(&cluster, dir.path());
+    cluster.storage().stop();
+    let mut conf = fs::OpenOptions::new().append(true).open(root.join("storage.conf")).unwrap();
+    // The group has no other member.
+    writeln!(conf, "ack_members = 2\nack_timeout = 1").unwrap();
+    cluster.storage().start().unwrap();
+
+    // At once, and through an appender.
+    for (name, len) in [("small", 1000), ("large", 12 << 20)] {
+        let mut file = fs::File::create(mount.path().join(name)).unwrap();
+        let write = file.write_all(&Random(6).bytes(len));
+        let error = write.and_then(|()| file.sync_all()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "fsync of {name}: {error}");
+        let error = close(file).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "close of {name}: {error}");
+    }
+}
