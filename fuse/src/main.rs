@@ -59,6 +59,9 @@ fn run(settings: &Settings, mountpoint: &Mountpoint, filter: EnvFilter, starting
     let client = backend::client_config(settings)?;
     let places = Places::make(settings, client.as_ref())?;
     let notices = Notices { in_file: start_log(settings, &places.home, filter)? };
+    if mountpoint.replaces_dead() {
+        notices.warn("an fdfs-mount was killed here and has left a dead mount, which is removed");
+    }
     for warning in client.iter().flat_map(|client| &client.warnings) {
         notices.warn(warning);
     }

@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -74,26 +76,42 @@ impl Flags {
 pub struct Mountpoint {
     path: PathBuf,
     mode: u32,
+    replaces_dead: bool,
 }
+
+/// How long a mount that is there already may take to show that its process lives.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 impl Mountpoint {
     /// Checks that something can be mounted at `path`: a directory, with nothing mounted on it, and FUSE in the kernel.
+    /// Mounts of ours whose process was killed are removed; nothing else is touched.
+    ///
+    /// No thread is left running, unless it fails.
     pub fn check(path: &Path) -> Result<Mountpoint> {
         let shown = path.display();
-        let absolute = path.canonicalize().map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT) => anyhow!("mountpoint {shown} does not exist; create it with: mkdir -p {shown}"),
-            Some(libc::ENOTCONN) => {
-                anyhow!("a dead FUSE mount is left on {shown}; remove it with: umount -l {shown}")
+        let mut replaces_dead = false;
+        let absolute = loop {
+            let absolute = resolve(path)?;
+            // A mount that does not answer would hang in stat(2): look into the table first.
+            let Some(mount) = mountinfo::top(&absolute).context("cannot read the mount table")? else { break absolute };
+            if is_dead(&absolute)? {
+                let remove =
+                    if mount.kind == KIND { unmount(&absolute, true) } else { Err(io::Error::other("not ours")) };
+                remove.map_err(|error| {
+                    anyhow!(
+                        "the process of the file system on {shown} (type {}) has ended ({error}); \
+                         remove it with: umount -l {shown} (or: fusermount3 -uz {shown})",
+                        mount.kind
+                    )
+                })?;
+                replaces_dead = true;
+                continue;
             }
-            _ => anyhow!("mountpoint {shown}: {error}"),
-        })?;
-        // A mount that does not answer would hang in stat(2): look into the table first.
-        if let Some(mount) = mountinfo::top(&absolute).context("cannot read the mount table")? {
             if absolute != Path::new("/") && mount.kind == KIND {
                 bail!("{shown} is in use: an fdfs is mounted there already; unmount it with: umount {shown}");
             }
             bail!("{shown} is in use: a file system of type {} is mounted there; choose another directory", mount.kind);
-        }
+        };
         let metadata = absolute.metadata().with_context(|| format!("mountpoint {shown}"))?;
         if !metadata.is_dir() {
             bail!("mountpoint {shown} is not a directory");
@@ -107,13 +125,50 @@ impl Mountpoint {
                 _ => bail!("{DEVICE} cannot be opened: {error}; run as root, or make it readable and writable for you"),
             }
         }
-        Ok(Mountpoint { path: absolute, mode: metadata.mode() })
+        Ok(Mountpoint { path: absolute, mode: metadata.mode(), replaces_dead })
+    }
+
+    /// Whether a mount of ours was removed whose process had been killed.
+    pub fn replaces_dead(&self) -> bool {
+        self.replaces_dead
     }
 
     /// The absolute path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The absolute path without symbolic links. What is dead cannot be resolved itself, but its directory can.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let shown = path.display();
+    path.canonicalize().or_else(|error| match (error.raw_os_error(), path.parent(), path.file_name()) {
+        (Some(libc::ENOTCONN), Some(dir), Some(name)) => dir
+            .canonicalize()
+            .map(|dir| dir.join(name))
+            .with_context(|| format!("mountpoint {shown} lies below a dead FUSE mount")),
+        (Some(libc::ENOENT), ..) => bail!("mountpoint {shown} does not exist; create it with: mkdir -p {shown}"),
+        _ => bail!("mountpoint {shown}: {error}"),
+    })
+}
+
+/// Whether the process behind a FUSE mount has ended: the kernel then answers ENOTCONN by itself. Attributes may still be
+/// in its cache, so that stat(2) tells nothing; statfs(2) asks the process, and so may never return if that hangs.
+fn is_dead(mountpoint: &Path) -> Result<bool> {
+    let path = c_string(mountpoint.as_os_str().as_bytes())?;
+    let (send, receive) = mpsc::channel();
+    let asking = std::thread::Builder::new().spawn(move || {
+        // SAFETY: all-zero is a valid statfs; the path is NUL-terminated, and both outlive the call.
+        let result = unsafe { libc::statfs(path.as_ptr(), &mut std::mem::zeroed()) };
+        let dead = result != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN);
+        // Nobody waits any more for what comes too late.
+        let _ = send.send(dead);
+    })?;
+    let dead = receive.recv_timeout(SIGN_OF_LIFE).is_ok_and(|dead| dead);
+    if dead && asking.join().is_err() {
+        bail!("statfs has failed");
+    }
+    Ok(dead)
 }
 
 /// A mount of ours. Dropping it unmounts, lazily if it is busy.

@@ -108,6 +108,16 @@ impl Mount {
         remove_dead(&self.point)
     }
 
+    /// Kills the program (SIGKILL) and leaves the dead mount behind, until this is dropped.
+    ///
+    /// # Errors
+    /// When the program cannot be waited for.
+    pub fn abandon(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     fn await_end(&mut self) -> Result<()> {
         let status = wait(&mut self.child, PATIENCE)?;
         if !status.success() {

@@ -134,3 +134,33 @@ fn a_mount_tells_once_why_it_does_not_start() {
         assert_eq!(text.matches("index.db").count(), 1, "{text}");
     }
 }
+
+#[test]
+fn a_mount_takes_the_place_of_a_killed_one() {
+    if !need::fuse() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let (point, data) = (root.join("mnt"), root.join("data"));
+    for cached in [false, true] {
+        let mut killed = Mount::embedded(&point, &data).unwrap();
+        fs::write(point.join("file"), "content").unwrap();
+        // The kernel has the attributes of the root or has not: it answers stat(2) for a dead mount from its cache.
+        let known = cached.then(|| fs::metadata(&point).unwrap());
+        killed.abandon().unwrap();
+        let out = programs::command("fdfs-mount").arg(&point).arg("--data-dir").arg(&data).output().unwrap();
+        let text = said(&out);
+        assert!(out.status.success(), "{text}");
+        assert_eq!(text.matches("dead mount, which is removed").count(), 1, "{text}");
+        assert_eq!(fs::read_to_string(point.join("file")).unwrap(), "content");
+        // A living one is not removed.
+        let out =
+            programs::command("fdfs-mount").arg(&point).arg("--data-dir").arg(root.join("other")).output().unwrap();
+        assert!(!out.status.success() && said(&out).contains("unmount it with: umount"), "{}", said(&out));
+        assert_eq!(fs::read_to_string(point.join("file")).unwrap(), "content");
+        // Ends the second, whose mount is the only one there.
+        drop((killed, known));
+        assert!(!fdfs_tests::mount::is_mounted(&point).unwrap());
+    }
+}
