@@ -31,7 +31,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    fn new(program: &'static str, conf: PathBuf, addr: SocketAddr) -> Daemon {
+    /// A daemon that was not started yet; `addr` is where `conf` has it listen.
+    pub fn new(program: &'static str, conf: PathBuf, addr: SocketAddr) -> Daemon {
         Daemon { program, conf, addr, child: None }
     }
 
@@ -185,7 +186,10 @@ impl Cluster {
 }
 
 /// An address on which nothing listens at this moment.
-fn free_addr() -> Result<SocketAddr> {
+///
+/// # Errors
+/// When no port is free.
+pub fn free_addr() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
     Ok(listener.local_addr()?)
 }

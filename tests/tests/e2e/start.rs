@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use fdfs_tests::cluster::Cluster;
+use fdfs_tests::cluster::{Cluster, Daemon, free_addr};
 use fdfs_tests::mount::Mount;
 use fdfs_tests::{need, programs};
 
@@ -24,7 +24,7 @@ fn tracker_conf(dir: &Path, port: u16, lines: &str) -> std::path::PathBuf {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    free_addr().unwrap().port()
 }
 
 #[test]
@@ -77,6 +77,84 @@ fn a_second_storage_on_a_base_path_names_the_first() {
             assert!(text.contains(part), "{part} is not in: {text}");
         }
         let _ = fs::remove_file(base.join("data/fdfs_storaged.pid"));
+    }
+}
+
+/// Each host is an address of the loopback interface here, with ports that are free, and what keeps the test short; all
+/// else is as in the files.
+#[test]
+fn the_replicated_example_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/replicated");
+    let (tracker_port, storage_port) = (free_port(), free_port());
+    let conf = |kind: &str, host: u8| {
+        let text = fs::read_to_string(examples.join(format!("{kind}.conf"))).unwrap();
+        let base = root.join(host.to_string());
+        fs::create_dir_all(base.join(kind)).unwrap();
+        let text = text
+            .replace("10.0.0.", "127.0.0.")
+            .replace("22122", &tracker_port.to_string())
+            .replace("23000", &storage_port.to_string())
+            .replace("/var/lib/fdfs", base.to_str().unwrap())
+            .replace("= 5%", "= 0.1%");
+        let path = base.join(format!("{kind}.conf"));
+        let own = match kind {
+            "storage" => format!("bind_addr = 127.0.0.{host}\nheart_beat_interval = 1\nsubdir_count_per_path = 4\n"),
+            "tracker" => format!("bind_addr = 127.0.0.{host}\n"),
+            _ => String::new(),
+        };
+        fs::write(&path, text + &own).unwrap();
+        path
+    };
+    let daemon = |program, kind, host, port| {
+        let mut daemon = Daemon::new(program, conf(kind, host), ([127, 0, 0, host], port).into());
+        daemon.start().unwrap();
+        daemon
+    };
+    let _trackers = [1, 2].map(|host| daemon("fdfs_trackerd", "tracker", host, tracker_port));
+    let mut storages = [1, 2, 3].map(|host| daemon("fdfs_storaged", "storage", host, storage_port));
+
+    let (client, content) = (conf("client", 1), root.join("content"));
+    fs::write(&content, "content").unwrap();
+    let upload = || {
+        let out = programs::command("fdfs_upload_file").arg(&client).arg(&content).output().unwrap();
+        if out.status.success() {
+            Ok(String::from_utf8(out.stdout).unwrap().trim().to_owned())
+        } else {
+            Err(said(&out))
+        }
+    };
+    // Members become active one after the other, and two are enough for an acknowledgement.
+    let id = eventually(upload);
+    let copies = || {
+        let name = id.split_once("M00/").unwrap().1;
+        ["1", "2", "3"].map(|host| root.join(host).join("storage/data").join(name).exists())
+    };
+    assert!(copies().iter().filter(|there| **there).count() >= 2, "{id} is at {:?}", copies());
+    eventually(|| {
+        let out = programs::command("fdfs_monitor").arg(&client).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        if copies() == [true; 3] && text.matches("  ACTIVE").count() == 3 { Ok(()) } else { Err(text) }
+    });
+    // What was acknowledged outlives any member; and two go on.
+    storages[0].kill();
+    let got = root.join("got");
+    let out = programs::command("fdfs_download_file").arg(&client).arg(&id).arg(&got).output().unwrap();
+    assert!(out.status.success(), "{}", said(&out));
+    assert_eq!(fs::read_to_string(got).unwrap(), "content");
+    eventually(upload);
+}
+
+/// Tries until it succeeds: nothing announces to a bystander what a cluster comes to.
+fn eventually<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(why) => assert!(Instant::now() < deadline, "{why}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
