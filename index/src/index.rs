@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -158,6 +158,13 @@ impl Index {
     /// The parent of a directory; of the root, the root.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
         self.core.parent(dir)
+    }
+
+    /// One path of an inode, from the root, for people: as of the last commit, so there is none yet for what is newer.
+    /// `dir` is a directory where it may be; if it is not there, all entries are looked through, except in a very large
+    /// tree.
+    pub fn path(&self, ino: Ino, dir: Option<Ino>) -> Result<Option<PathBuf>> {
+        self.core.path(ino, dir)
     }
 
     /// Creates an inode of any kind under `name` in `dir`; all its times are `now`, and `dir`'s `mtime` and `ctime`.

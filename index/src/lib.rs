@@ -47,6 +47,7 @@ mod load;
 mod lock;
 mod namespace;
 mod node;
+mod path;
 mod rename;
 mod rows;
 mod schema;

@@ -135,6 +135,21 @@ impl Readers {
         })
     }
 
+    /// A name of `ino` and the directory it is in: `dir`, or any if that is `None`, for which all entries are read.
+    pub fn name_of(&self, ino: Ino, dir: Option<Ino>) -> Result<Option<(Ino, Name)>> {
+        let sql = match dir {
+            Some(_) => "SELECT parent, name FROM dentry WHERE ino = ?1 AND parent = ?2 LIMIT 1",
+            None => "SELECT parent, name FROM dentry WHERE ino = ?1 AND ?2 IS NULL LIMIT 1",
+        };
+        self.with(|conn| {
+            conn.prepare_cached(sql)?
+                .query_row(params![to_sql(ino.0), dir.map(|dir| to_sql(dir.0))], |row| {
+                    Ok((Ino(from_sql(row.get(0)?)), row.get_ref(1)?.as_blob()?.into()))
+                })
+                .optional()
+        })
+    }
+
     /// The inodes of the entries of `dir` with cookies from `first` to `last`.
     pub fn inodes_between(&self, dir: Ino, first: u64, last: u64) -> Result<Vec<InodeRow>> {
         self.with(|conn| {

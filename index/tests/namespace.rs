@@ -62,6 +62,26 @@ fn names_have_limits() {
 }
 
 #[test]
+fn paths_are_found_with_and_without_a_hint() {
+    let (_dir, index) = fresh();
+    let (a, b) = (mkdir(&index, Ino::ROOT, "a"), mkdir(&index, Ino::ROOT, "b"));
+    let deep = mkdir(&index, a, "deep");
+    let file = touch(&index, deep, "file");
+    index.commit().unwrap();
+    let path = |ino, dir| index.path(ino, dir).unwrap().map(|path| path.to_str().unwrap().to_owned());
+    for hint in [None, Some(deep), Some(a), Some(Ino::ROOT), Some(Ino(999))] {
+        assert_eq!(path(file, hint).as_deref(), Some("a/deep/file"), "{hint:?}");
+    }
+    index.rename(a, b"deep", b, b"moved", RenameMode::Replace, time(2)).unwrap();
+    index.commit().unwrap();
+    assert_eq!(path(file, Some(deep)).as_deref(), Some("b/moved/file"));
+    assert_eq!(path(a, None).as_deref(), Some("a"));
+    index.unlink(deep, b"file", time(3)).unwrap();
+    index.commit().unwrap();
+    assert_eq!((path(file, Some(deep)), path(Ino(999), None), path(Ino::ROOT, None)), (None, None, None));
+}
+
+#[test]
 fn targets_belong_to_symbolic_links() {
     let (_dir, index) = fresh();
     let symlink = |target: Option<Vec<u8>>| NewInode { target, ..new_inode(FileKind::Symlink) };

@@ -86,17 +86,18 @@ impl Core {
         let (uid, gid, mode) = self.ownership(dir, FileKind::Regular, mode, caller)?;
         let new = NewInode { kind: FileKind::Regular, mode, uid, gid, rdev: 0, target: None };
         let attr = self.index.create(dir, name, &new, Timestamp::now())?;
-        let opened = self.open_known(attr.ino, access, Some(name))?;
+        let opened = self.open_known(attr.ino, access, Some((dir, name)))?;
         Ok((attr, opened))
     }
 
-    /// Opens a regular file; `new` is the name it was just created with.
-    fn open_known(&self, ino: Ino, access: Access, new: Option<&[u8]>) -> Result<Opened> {
+    /// Opens a regular file; `new` is the entry it was just created with.
+    fn open_known(&self, ino: Ino, access: Access, new: Option<(Ino, &[u8])>) -> Result<Opened> {
         let inode = self.open.enter(&self.index, ino)?;
         if access.write || new.is_some() {
             let mut state = inode.lock();
             state.writers += usize::from(access.write);
-            if let Some(name) = new {
+            if let Some((dir, name)) = new {
+                let _ = inode.dir.set(dir);
                 state.without_capability = true;
                 state.extension = extension::of_name(name);
                 // Its creation: closing a file that was never written waits for that.

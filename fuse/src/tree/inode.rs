@@ -8,8 +8,8 @@
 //! - Locks are taken in the order table, inode, index; never two inodes at once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use fdfs_index::{Attr, Content, Hold, Index, Ino, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
@@ -150,6 +150,10 @@ pub(crate) struct OpenInode {
     /// How many of the queued changes are known to be committed. Apart from the state, because the index's writer sets it:
     /// that thread must neither wait for an inode nor drop the last hold of one.
     pub(crate) committed: Arc<AtomicU64>,
+    /// The directory it was created in, if it was created while in use.
+    pub(crate) dir: OnceLock<Ino>,
+    /// What it was called when its data could not be stored; until it is. Apart from the state, as `committed`.
+    pub(crate) late: Arc<Mutex<Option<Arc<str>>>>,
     state: Mutex<State>,
 }
 
@@ -170,7 +174,8 @@ impl OpenInode {
             retrying: false,
         };
         let (users, committed) = (AtomicUsize::new(0), Arc::default());
-        OpenInode { ino, _hold: hold, users, committed, state: Mutex::new(state) }
+        let (dir, late) = (OnceLock::new(), Arc::default());
+        OpenInode { ino, _hold: hold, users, committed, dir, late, state: Mutex::new(state) }
     }
 
     /// Whether anybody uses it.

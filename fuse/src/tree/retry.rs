@@ -85,16 +85,29 @@ pub(crate) fn start(core: &Arc<Core>) -> Worker {
 }
 
 fn attempt(core: &Arc<Core>, control: &Arc<Control>, inode: &Arc<OpenInode>) {
+    let told = inode.late.lock().clone();
+    let name = told.unwrap_or_else(|| core.shown(inode.ino, inode.dir.get().copied()).into());
     let mut state = inode.lock();
     state.retrying = false;
-    if !state.dirty() || core.doomed(inode.ino) {
+    let dirty = state.dirty();
+    if !dirty || core.doomed(inode.ino) {
+        drop(state);
+        // Its writer has stored it himself, or has removed it.
+        if inode.late.lock().take().is_some() && !dirty {
+            tracing::info!("{name}, which could not be stored before, is stored now");
+        }
         return;
     }
-    let control = control.clone();
-    let ino = inode.ino;
+    *inode.late.lock() = Some(name.clone());
+    let (control, late) = (control.clone(), inode.late.clone());
     let done = Box::new(move |result: Result<()>| match result {
-        Ok(()) => control.count_done(1),
-        Err(error) => control.count_failed(format!("inode {ino} is not stored yet: {error}")),
+        Ok(()) => {
+            control.count_done(1);
+            if late.lock().take().is_some() {
+                tracing::info!("{name}, which could not be stored before, is stored now");
+            }
+        }
+        Err(error) => control.count_failed(format!("{name} is not stored yet, and kept here: {error}")),
     });
     let settled = core.store_now(inode, &mut state, Some(done));
     drop(state);
@@ -102,6 +115,14 @@ fn attempt(core: &Arc<Core>, control: &Arc<Control>, inode: &Arc<OpenInode>) {
 }
 
 impl Core {
+    /// A file as people know it: its path in the tree, if that can be told. `dir` is a directory where it may be.
+    pub(crate) fn shown(&self, ino: Ino, dir: Option<Ino>) -> String {
+        match self.index.path(ino, dir) {
+            Ok(Some(path)) => path.display().to_string(),
+            _ => format!("inode {ino}"),
+        }
+    }
+
     /// Takes up the data that an earlier process kept because it could not be stored, and clears the rest away.
     pub(crate) fn recover(self: &Arc<Self>) -> Result<()> {
         if !self.options.read_only {
@@ -126,13 +147,14 @@ impl Core {
                 Ok(recovered) => recovered,
                 // One damaged file must not keep all others from being mounted.
                 Err(error @ ContentError::Corrupt(_)) => {
-                    tracing::error!(ino = row.ino.0, "staged data of a file is damaged: {error}");
+                    tracing::error!("staged data of {} is damaged: {error}", self.shown(row.ino, None));
                     self.store.give_up(kept)?;
                     self.index.stage_remove(row.ino)?;
                     continue;
                 }
                 Err(ContentError::NotFound(_)) => {
-                    tracing::error!(ino = row.ino.0, path = %row.path.display(), "staged data of a file is missing");
+                    let name = self.shown(row.ino, None);
+                    tracing::error!("staged data of {name} is missing: {}", row.path.display());
                     self.index.stage_remove(row.ino)?;
                     continue;
                 }

@@ -423,7 +423,8 @@ impl Core {
             if state.dirty() && !self.doomed(inode.ino) { self.request(inode, state, Some(waiter)) } else { Vec::new() }
         });
         for (ino, error) in &failed {
-            tracing::error!(ino = ino.0, "not stored, kept for the next mount: {error}");
+            let dir = self.open.get(*ino).and_then(|inode| inode.dir.get().copied());
+            tracing::error!("{} is not stored, and kept for the next mount: {error}", self.shown(*ino, dir));
         }
         failed.len()
     }

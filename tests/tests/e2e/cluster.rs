@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::fd::IntoRawFd;
+use std::time::{Duration, Instant};
 
 use fdfs_tests::cluster::Cluster;
 use fdfs_tests::mount::Mount;
@@ -134,4 +135,45 @@ fn a_promise_that_cannot_be_kept_in_time_is_told_as_such() {
         let error = close(file).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "close of {name}: {error}");
     }
+}
+
+#[test]
+fn the_log_names_what_could_not_be_stored_and_tells_when_it_is() {
+    if !need::fuse() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(&dir.path().join("cluster")).unwrap();
+    let (conf, data, log) = (cluster.client_conf(), dir.path().join("data"), dir.path().join("log"));
+    let mount = Mount::with(&dir.path().join("mnt"), |c| {
+        c.arg("-c").arg(conf).arg("--data-dir").arg(data).arg("--log-file").arg(&log)
+    })
+    .unwrap();
+    let at = |name: &str| mount.path().join(name);
+    fs::create_dir_all(at("dir/sub")).unwrap();
+    fs::write(at("dir/old"), "as it was").unwrap();
+    cluster.storage().kill();
+    // One that is new, and one that is replaced.
+    for name in ["dir/sub/new", "dir/old"] {
+        let mut file = fs::File::create(at(name)).unwrap();
+        file.write_all(name.as_bytes()).unwrap();
+        assert!(close(file).is_err());
+    }
+    let logged = |words: &str| {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let count = || fs::read_to_string(&log).unwrap().matches(words).count();
+        while count() == 0 {
+            assert!(Instant::now() < deadline, "not in the log: {words}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        count()
+    };
+    logged("dir/sub/new is not stored yet, and kept here");
+    logged("dir/old is not stored yet, and kept here");
+    cluster.storage().start().unwrap();
+    assert_eq!(logged("dir/sub/new, which could not be stored before, is stored now"), 1);
+    assert_eq!(logged("dir/old, which could not be stored before, is stored now"), 1);
+    mount.unmount().unwrap();
+    let text = fs::read_to_string(&log).unwrap();
+    assert_eq!(text.matches("is stored now").count(), 2, "{text}");
 }
