@@ -402,11 +402,18 @@ fn a_tracker_that_was_away_for_long_keeps_what_nobody_knows_better() {
 #[test]
 fn a_tracker_that_was_away_for_long_goes_on_alone_when_nobody_can_be_asked() {
     let mut tracker = stale();
+    tracker.configure("network_timeout=1");
     tracker.start();
-    let dead = free("127.0.0.5");
-    assert_eq!(join_status(tracker.addr, &[tracker.addr, dead]), Status::EAGAIN, "it may come back");
-    let _joined = join("127.0.0.3", tracker.addr, &[tracker.addr, dead]);
-    assert_eq!(members(tracker.addr), ["127.0.0.3"]);
+    // One refuses, the other never answers.
+    let hung = std::net::TcpListener::bind("127.0.0.6:0").unwrap();
+    let all = [tracker.addr, free("127.0.0.5"), hung.local_addr().unwrap()];
+    assert_eq!(join_status(tracker.addr, &all), Status::EAGAIN, "they may come back");
+    // Storages that come all the time do not keep each other from it.
+    let _joined: Vec<Peer> = std::thread::scope(|scope| {
+        let storages = [3, 4, 5, 6].map(|i| scope.spawn(move || join(&format!("127.0.0.{i}"), all[0], &all)));
+        storages.into_iter().map(|storage| storage.join().unwrap()).collect()
+    });
+    assert_eq!(members(tracker.addr), ["127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6"]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::state::{Caller, Cluster};
 
 /// Whoever was away for longer than this asks whether another knows more.
 const AWAY: i64 = 2 * TrackerStatus::TIME_STEP as i64;
-/// Longest wait for another tracker to say how it stands.
+/// Longest wait for another tracker to say how it stands; shorter where `network_timeout` is.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 /// No data file is larger. The longest a cluster of the largest size makes are some 30 MB; the changelog grows by one
 /// short line for each storage that is removed.
@@ -87,7 +87,8 @@ impl CatchUp {
     }
 
     /// Does what is due, asking the trackers that this storage lists; takes no longer than `network_timeout`, for which
-    /// the storage waits.
+    /// the storage waits. A third of it is for its turn and a third for the answers: whose turn it is learns who cannot be
+    /// reached, however many others wait.
     ///
     /// # Errors
     /// `EAGAIN`: it has to be tried again with the next join. The reason is logged.
@@ -105,7 +106,8 @@ impl CatchUp {
     }
 
     async fn in_turn(&self, shared: &Shared, caller: &Caller, request: &JoinRequest) -> Result<(), Failure> {
-        let mut unreached = self.turn.lock().await;
+        let third = shared.network_timeout / 3;
+        let mut unreached = tokio::time::timeout(third, self.turn.lock()).await.map_err(|_| Failure::TooLong)?;
         let others = {
             let cluster = shared.cluster.lock();
             if !self.is_due(&cluster) {
@@ -132,7 +134,7 @@ impl CatchUp {
     ) -> Result<(), Failure> {
         let others: Vec<Vec<SocketAddr>> =
             others.iter().map(|(ips, port)| ips.iter().map(|ip| SocketAddr::new(ip, *port)).collect()).collect();
-        let answers = ask_all(shared, &others).await;
+        let answers = ask_all(shared, &others, STATUS_LIMIT.min(shared.network_timeout / 3)).await;
         let all_gone = all_gone(unreached, moment(), &others, &answers);
         let (mine, has_groups) = {
             let cluster = shared.cluster.lock();
@@ -207,8 +209,8 @@ fn name(addresses: &[SocketAddr]) -> String {
     addresses.first().map_or_else(String::new, ToString::to_string)
 }
 
-/// Asks all at once how they stand; the answers are in their order.
-async fn ask_all(shared: &Shared, others: &[Vec<SocketAddr>]) -> Vec<Result<TrackerStatus, Status>> {
+/// Asks all at once how they stand, and waits no longer than `limit`; the answers are in their order.
+async fn ask_all(shared: &Shared, others: &[Vec<SocketAddr>], limit: Duration) -> Vec<Result<TrackerStatus, Status>> {
     let mut answers = vec![Err(Status::ETIMEDOUT); others.len()];
     let mut tasks = JoinSet::new();
     for (i, to) in others.iter().cloned().enumerate() {
@@ -218,7 +220,7 @@ async fn ask_all(shared: &Shared, others: &[Vec<SocketAddr>]) -> Vec<Result<Trac
                 let mut link = Link::connect(to, dial).await?;
                 link.ask_for(Command::TrackerGetStatus, &(), TrackerStatus::decode).await
             };
-            (i, tokio::time::timeout(STATUS_LIMIT, ask).await)
+            (i, tokio::time::timeout(limit, ask).await)
         });
     }
     while let Some(done) = tasks.join_next().await {

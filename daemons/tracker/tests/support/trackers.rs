@@ -41,6 +41,13 @@ impl TrackerProcess {
         TrackerProcess { addr, base, child: None }
     }
 
+    /// Adds lines to its configuration.
+    pub fn configure(&self, lines: &str) {
+        let file = self.base.path().join("tracker.conf");
+        let conf = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, format!("{conf}{lines}\n")).unwrap();
+    }
+
     pub fn start(&mut self) {
         let mut command = Process::new(env!("CARGO_BIN_EXE_fdfs_trackerd"));
         command.arg("-N").arg(self.base.path().join("tracker.conf")).stdout(Stdio::null()).stderr(Stdio::null());
