@@ -244,6 +244,14 @@ pub fn is_quiet(stream: &TcpStream, _thorough: bool) -> bool {
     stream.poll_peek(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
+/// For each of these addresses whether this host has it; those of simulated hosts never move.
+///
+/// # Errors
+/// None.
+pub fn own(addresses: &[IpAddr]) -> io::Result<Vec<(IpAddr, bool)>> {
+    Ok(addresses.iter().map(|ip| (*ip, true)).collect())
+}
+
 /// Ends the sending side.
 pub fn shutdown_write(stream: &TcpStream) {
     let mut inner = stream.inner.lock();

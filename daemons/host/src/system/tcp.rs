@@ -3,10 +3,11 @@
 //! The functions that send or look do not wait: they give `WouldBlock` where waiting would be needed, and tell the
 //! runtime so, which makes [`TcpStream::writable`] wait.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::time::Duration;
@@ -188,6 +189,51 @@ pub fn is_quiet(stream: &TcpStream, thorough: bool) -> bool {
     matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// For each of these addresses whether this host has it now. What it may only bind to (`ip_nonlocal_bind`) does not count,
+/// nor what leads here by translation.
+///
+/// # Errors
+/// What the system reported: it cannot be found out.
+pub fn own(addresses: &[IpAddr]) -> io::Result<Vec<(IpAddr, bool)>> {
+    let mut first = std::ptr::null_mut();
+    // SAFETY: the pointer is to a live value; it is set to a list, which is freed below.
+    if unsafe { libc::getifaddrs(&mut first) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut has = BTreeSet::new();
+    let mut next = first;
+    // SAFETY: entries of the list are valid until it is freed, and the last one has no next.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        // SAFETY: as an entry of the list promises.
+        has.extend(unsafe { ip_of(entry.ifa_addr) });
+        next = entry.ifa_next;
+    }
+    // SAFETY: it comes from `getifaddrs`, and nothing points into it any more.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(addresses.iter().map(|ip| (*ip, ip.is_loopback() || has.contains(ip))).collect())
+}
+
+/// The address behind a pointer, if it is one of IP.
+///
+/// # Safety
+/// The pointer is null, or to an address as long as its family has it.
+unsafe fn ip_of(at: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: as promised.
+    match i32::from(unsafe { at.as_ref() }?.sa_family) {
+        libc::AF_INET => {
+            // SAFETY: an address of this family, as promised.
+            let v4 = unsafe { (*at.cast::<libc::sockaddr_in>()).sin_addr };
+            Some(Ipv4Addr::from(u32::from_be(v4.s_addr)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: an address of this family, as promised.
+            let v6 = unsafe { (*at.cast::<libc::sockaddr_in6>()).sin6_addr };
+            Some(Ipv6Addr::from(v6.s6_addr).into())
+        }
+        _ => None,
+    }
+}
+
 /// Ends the sending side.
 pub fn shutdown_write(stream: &TcpStream) {
     let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
@@ -199,6 +245,17 @@ mod tests {
 
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn addresses_of_this_host() {
+        let way = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        way.connect("192.0.2.1:9").or_else(|_| way.connect("127.0.0.1:9")).unwrap();
+        let mine = way.local_addr().unwrap().ip();
+        let [v4, v6, aside, own4, own6] =
+            ["192.0.2.1", "2001:db8::1", "127.9.9.9", "127.0.0.1", "::1"].map(|ip| ip.parse().unwrap());
+        let found = own(&[v4, mine, v6, aside, own4, own6]).unwrap();
+        assert_eq!(found, [(v4, false), (mine, true), (v6, false), (aside, true), (own4, true), (own6, true)]);
+    }
 
     #[tokio::test]
     async fn acknowledges_before_it_waits() {

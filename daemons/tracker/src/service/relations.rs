@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fdfs_host::tcp;
 use fdfs_host::thread::{self, Thread};
 use fdfs_protocol::peer::election::{JoinLeader, PingLeader, TrunkServerTable};
 use fdfs_protocol::tracker::{LeaderAddress, TrackerStatus};
@@ -65,15 +66,7 @@ pub(super) struct Relations {
 impl Relations {
     pub(super) fn start(shared: Arc<Shared>) -> io::Result<Relations> {
         let (stop, stopped) = oneshot::channel();
-        let worker = Worker {
-            shared,
-            election: Election::new(RandomState::new().hash_one(moment())),
-            links: HashMap::new(),
-            leader: None,
-            tasks: JoinSet::new(),
-            out: HashMap::new(),
-        };
-        let thread = thread::spawn("tracker-election", worker.run(stopped))?;
+        let thread = thread::spawn("tracker-election", Worker::new(shared).run(stopped))?;
         Ok(Relations { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -110,6 +103,17 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(shared: Arc<Shared>) -> Worker {
+        Worker {
+            shared,
+            election: Election::new(RandomState::new().hash_one(moment())),
+            links: HashMap::new(),
+            leader: None,
+            tasks: JoinSet::new(),
+            out: HashMap::new(),
+        }
+    }
+
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let shared = self.shared.clone();
         loop {
@@ -137,9 +141,13 @@ impl Worker {
 
     /// Lets the election do what is due, and says when it wants to be called again.
     fn advance(&mut self) -> Moment {
+        let own: Vec<IpAddr> = self.shared.cluster.lock().trackers.own().collect();
+        // What cannot be found out stays as it was.
+        let own = tcp::own(&own).unwrap_or_default();
         let (orders, due) = {
             let mut cluster = self.shared.cluster.lock();
             let trackers = &mut cluster.trackers;
+            trackers.note_own(own);
             let before = trackers.leader_changes();
             let (orders, due) = self.election.advance(moment(), now(), trackers);
             if trackers.leader_changes() != before {
@@ -419,6 +427,21 @@ mod tests {
             tokio::join!(notify(None, &to, DIAL, Command::TrackerNotifyNextLeader, to[0]), answer);
         assert_eq!((result, cmd), (Answer::No(Status::EOPNOTSUPP), Command::TrackerNotifyNextLeader.code()));
         assert!(link.is_some(), "a refusal keeps the connection in step");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_this_machine_has_no_more_is_anothers() {
+        use crate::address::Addresses;
+        use crate::state::own::Reached;
+        let shared = super::super::tests::shared();
+        let both = ["127.0.0.1", "192.0.2.1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        for local in both {
+            let listed = [(Addresses::one(local), 22122)];
+            shared.cluster.lock().trackers.learn(&listed, Reached { local, dialled: None }).unwrap();
+        }
+        assert_eq!(shared.cluster.lock().trackers.others().count(), 0);
+        Worker::new(shared.clone()).advance();
+        assert_eq!(shared.cluster.lock().trackers.others().collect::<Vec<_>>(), [1]);
     }
 
     /// An address that takes no packets: its queue of connections is full.

@@ -9,7 +9,7 @@ use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::{Command, Encode};
 use proptest::prelude::*;
 
-fn shared() -> Arc<Shared> {
+pub(super) fn shared() -> Arc<Shared> {
     let config = TrackerConfig::embedded("/nonexistent", [127, 0, 0, 1].into(), 22122);
     let mut cluster = Cluster::new(Arc::new(config.settings), Trackers::new(22122, 1000, None));
     let directory = cluster.publish().unwrap();

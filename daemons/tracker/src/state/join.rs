@@ -8,7 +8,7 @@ use fdfs_protocol::stat::StorageStatus;
 
 use super::group::{Group, MIXED_PORTS};
 use super::identity::id_from;
-use super::trackers::Reached;
+use super::own::Reached;
 use super::turn::Cause;
 use super::{Caller, Cluster, MAX_GROUPS, Member, Storage, Unsaved};
 use crate::address::Addresses;

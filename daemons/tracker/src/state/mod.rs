@@ -15,6 +15,7 @@
 //! | [`changes`] | what a member must be told with the next answer |
 //! | [`identity`] | ids, addresses and group names |
 //! | [`trunk`] | trunk servers |
+//! | [`own`] | which addresses are this tracker's own |
 //! | [`trackers`] | the other trackers and who leads |
 //! | [`election`] | what to ask and tell the others so that one leads |
 //! | [`statistics`] | the lists and statistics |
@@ -27,6 +28,7 @@ pub mod group;
 pub mod identity;
 pub mod join;
 pub mod merge;
+pub mod own;
 pub mod removal;
 pub mod report;
 pub mod source;

@@ -8,7 +8,6 @@
 //! To lead and to act as the leader are two things: a leader that was stopped for a while, or cut off, may have been
 //! replaced without knowing. [`Trackers::acts`] says whether it may act.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use fdfs_protocol::stat::Connections;
 use fdfs_protocol::tracker::TrackerStatus;
 
 use super::election::LEASE;
+use super::own::{Own, Reached};
 use crate::address::Addresses;
 
 /// Most trackers a cluster may have.
@@ -35,15 +35,6 @@ pub type Moment = Duration;
 
 /// Running times are compared in steps of this many seconds, so that trackers started together count as equal.
 const TIME_STEP: u64 = TrackerStatus::TIME_STEP;
-
-/// Under which address a storage reached this tracker.
-#[derive(Debug, Clone, Copy)]
-pub struct Reached {
-    /// The address its connection ends at.
-    pub local: IpAddr,
-    /// The address it says it dialled: another one if addresses are translated on the way.
-    pub dialled: Option<IpAddr>,
-}
 
 /// One tracker of the cluster.
 #[derive(Debug, Clone)]
@@ -96,7 +87,7 @@ impl Tracker {
 #[derive(Debug)]
 pub struct Trackers {
     port: u16,
-    own_addresses: BTreeSet<IpAddr>,
+    own: Own,
     list: Vec<Tracker>,
     me: Option<usize>,
     leader: Option<usize>,
@@ -116,7 +107,7 @@ impl Trackers {
     pub fn new(port: u16, up_time: i64, last_check: Option<i64>) -> Trackers {
         Trackers {
             port,
-            own_addresses: BTreeSet::new(),
+            own: Own::default(),
             list: Vec::new(),
             me: None,
             leader: None,
@@ -165,24 +156,47 @@ impl Trackers {
     }
 
     fn is_mine(&self, addresses: &Addresses, port: u16) -> bool {
-        port == self.port && addresses.iter().any(|ip| self.own_addresses.contains(&ip))
+        port == self.port && self.own.is(addresses)
     }
 
-    /// My address in a list, if I am in it. What a storage says it dialled is believed only where nothing else tells which
-    /// entry is this tracker, and never of another tracker's: a tracker that counts as this one is not heard before this one acts.
-    fn find_me(&self, listed: &[(Addresses, u16)], reached: Reached) -> Option<IpAddr> {
-        let mine = || listed.iter().filter(|(_, port)| *port == self.port).flat_map(|(ips, _)| ips.iter());
-        let is_other = |ip| self.others().any(|i| self.list[i].is(ip, self.port));
-        let local = mine().find(|ip| *ip == reached.local);
-        let own = local.or_else(|| mine().find(|ip| self.own_addresses.contains(ip)));
-        own.or_else(|| mine().find(|ip| Some(*ip) == reached.dialled && !is_other(*ip)))
+    /// My addresses, as of a list.
+    fn taught(&self, listed: &[(Addresses, u16)], reached: Reached) -> Own {
+        let of_my_port: Vec<_> = listed.iter().filter(|(_, port)| *port == self.port).map(|(ips, _)| *ips).collect();
+        self.own.taught(&of_my_port, reached, |ip| self.others().any(|i| self.list[i].is(ip, self.port)))
     }
 
     /// Those of a list that are not me, if I am in it.
     pub fn others_in(&self, listed: &[(Addresses, u16)], reached: Reached) -> Option<Vec<(Addresses, u16)>> {
-        let me = self.find_me(listed, reached)?;
-        let is_me = |ips: &Addresses, port| self.is_mine(ips, port) || (port == self.port && ips.contains(me));
-        Some(listed.iter().filter(|(ips, port)| !is_me(ips, *port)).copied().collect())
+        let own = self.taught(listed, reached);
+        let (mine, others): (Vec<_>, Vec<_>) = listed.iter().partition(|(ips, port)| *port == self.port && own.is(ips));
+        (!mine.is_empty()).then_some(others)
+    }
+
+    /// My addresses that this machine had when a storage joined. Whether it still has them is for the caller to find
+    /// out, and [`Trackers::note_own`] to be told before the election runs.
+    pub fn own(&self) -> impl Iterator<Item = IpAddr> {
+        self.own.ends()
+    }
+
+    /// Takes which addresses this machine has now.
+    pub fn note_own(&mut self, addresses: impl IntoIterator<Item = (IpAddr, bool)>) {
+        let mut own = self.own.clone();
+        addresses.into_iter().for_each(|(ip, here)| own.note(ip, here));
+        if own != self.own {
+            self.own = own;
+            self.find_myself();
+            self.term = None;
+        }
+    }
+
+    /// Who leads under an address that is another's now does not lead.
+    fn find_myself(&mut self) {
+        let led = self.i_lead();
+        let mine = |i: &usize| self.is_mine(&self.list[*i].addresses, self.list[*i].port);
+        self.me = self.me.filter(mine).or_else(|| (0..self.list.len()).find(mine));
+        if led && !self.i_lead() {
+            self.set_leader(None);
+        }
     }
 
     /// The place of the leader, if one is known.
@@ -211,8 +225,9 @@ impl Trackers {
         self.i_lead() && (self.is_alone() || self.term.as_ref().is_some_and(|t| t.contains(&now)))
     }
 
+    /// Whether there cannot be another. Where all entries are mine one may be another's by now: addresses move.
     fn is_alone(&self) -> bool {
-        self.others().next().is_none()
+        self.list.len() == 1 && self.others().next().is_none()
     }
 
     /// The election ran, and found when I may act as long as I lead.
@@ -242,8 +257,8 @@ impl Trackers {
     /// # Errors
     /// `ENOENT`: this tracker is not in the first list. `ENOSPC`: more than 16 trackers, or more than 32 addresses of this one.
     pub fn learn(&mut self, listed: &[(Addresses, u16)], reached: Reached) -> Result<(), Status> {
-        let address = self.find_me(listed, reached).filter(|ip| !self.own_addresses.contains(ip));
-        if address.is_some() && self.own_addresses.len() == MAX_OWN {
+        let own = self.taught(listed, reached);
+        if own.count() > MAX_OWN {
             return Err(Status::ENOSPC);
         }
         let mut list = self.list.clone();
@@ -255,13 +270,17 @@ impl Trackers {
                 None => list.push(Tracker::new(*addresses, *port)),
             }
         }
-        let is_me = |t: &Tracker| self.is_mine(&t.addresses, t.port) || address.is_some_and(|ip| t.is(ip, self.port));
-        let me = list.iter().position(is_me).ok_or(Status::ENOENT)?;
-        self.own_addresses.extend(address);
-        self.list = list;
-        self.me = Some(me);
+        if !list.iter().any(|t| t.port == self.port && own.is(&t.addresses)) {
+            return Err(Status::ENOENT);
+        }
+        if list.len() != self.list.len() || own != self.own {
+            // There may be others who were not asked yet.
+            self.term = None;
+        }
+        (self.list, self.own) = (list, own);
+        self.find_myself();
         if self.list.len() == 1 && self.leader.is_none() {
-            self.set_leader(Some(me));
+            self.set_leader(self.me);
         }
         Ok(())
     }
@@ -382,149 +401,4 @@ impl Trackers {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Moment = Duration::from_secs(2);
-
-    fn ip(s: &str) -> IpAddr {
-        s.parse().unwrap()
-    }
-
-    fn at(host: &str) -> (Addresses, u16) {
-        (Addresses::one(ip(host)), 22122)
-    }
-
-    /// A storage that reached this tracker under its own address.
-    fn on(host: &str) -> Reached {
-        Reached { local: ip(host), dialled: None }
-    }
-
-    /// One whose connection ends at 10.0.0.1, and that dialled something else.
-    fn dialled(host: &str) -> Reached {
-        Reached { dialled: Some(ip(host)), ..on("10.0.0.1") }
-    }
-
-    fn hp(host: &str) -> SocketAddr {
-        SocketAddr::new(ip(host), 22122)
-    }
-
-    #[test]
-    fn alone_leads_at_once() {
-        let mut t = Trackers::new(22122, 1000, None);
-        assert!(!t.i_lead() && t.leader().is_none());
-        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
-        assert!(t.i_lead());
-        assert_eq!((t.leader_changes(), t.leader().unwrap().host_port()), (1, hp("10.0.0.1")));
-        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
-        assert_eq!(t.leader_changes(), 1, "the same list changes nothing");
-    }
-
-    #[test]
-    fn must_find_itself() {
-        let mut t = Trackers::new(22122, 0, None);
-        assert_eq!(t.learn(&[at("10.0.0.2")], on("10.0.0.1")), Err(Status::ENOENT));
-        assert!(t.list().is_empty(), "a refused list leaves nothing behind");
-        let other_port = (Addresses::one(ip("10.0.0.1")), 22123);
-        assert_eq!(t.learn(&[other_port], on("10.0.0.1")), Err(Status::ENOENT));
-        t.learn(&[at("8.8.8.8")], dialled("8.8.8.8")).unwrap();
-        assert!(t.i_lead(), "the address the storage dials counts");
-        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
-        t.learn(&[at("9.9.9.9")], dialled("9.9.9.9")).unwrap();
-        assert!(t.i_lead() && t.others().next().is_none(), "all of them are this one's");
-    }
-
-    /// Whatever a storage says it dialled, this tracker does not act beside another one.
-    #[test]
-    fn another_tracker_is_not_taken_for_this_one() {
-        let mut t = Trackers::new(22122, 0, None);
-        let both = [at("10.0.0.1"), at("10.0.0.2")];
-        t.learn(&both, dialled("10.0.0.2")).unwrap();
-        assert_eq!(t.others().collect::<Vec<_>>(), [1], "it is in the list under its own address");
-        t.learn(&both[1..], dialled("10.0.0.2")).unwrap();
-        assert_eq!(t.others().collect::<Vec<_>>(), [1], "it is another one already");
-        t.learn(&[at("10.0.0.3")], dialled("10.0.0.4")).unwrap();
-        t.learn(&[at("10.0.0.4")], on("10.0.0.1")).unwrap();
-        let other_port = (Addresses::one(ip("10.0.0.5")), 22123);
-        t.learn(&[other_port], dialled("10.0.0.5")).unwrap();
-        assert_eq!(t.others().collect::<Vec<_>>(), [1, 2, 3, 4], "only what is in its own list, with this one's port");
-        t.learn(&[at("10.0.0.6")], dialled("10.0.0.6")).unwrap();
-        assert_eq!(t.others().count(), 4);
-        let mut new = Trackers::new(22122, 0, None);
-        let full: Vec<_> = (1..=17).map(|i| at(&format!("10.0.0.{i}"))).collect();
-        assert_eq!(new.learn(&full[1..], dialled("10.0.0.99")), Err(Status::ENOENT));
-        assert_eq!(new.learn(&full, dialled("10.0.0.2")), Err(Status::ENOSPC));
-        assert!(new.own_addresses.is_empty(), "what is refused leaves nothing behind");
-        assert_eq!(t.others_in(&both, dialled("10.0.0.2")), Some(vec![both[1]]));
-        assert_eq!(t.others_in(&both[1..], dialled("10.0.0.2")), None);
-    }
-
-    #[test]
-    fn not_every_address_is_mine() {
-        let mut t = Trackers::new(22122, 0, None);
-        let first = at("10.0.0.1");
-        for i in 0..MAX_OWN - 1 {
-            let address = format!("10.0.1.{i}");
-            t.learn(&[(Addresses::two(ip(&address), ip("8.8.8.8")).unwrap(), 22122)], dialled(&address)).unwrap();
-        }
-        t.learn(&[first], on("10.0.0.1")).unwrap();
-        assert_eq!(t.learn(&[at("10.0.2.1")], dialled("10.0.2.1")), Err(Status::ENOSPC));
-        t.learn(&[first], on("10.0.0.1")).unwrap();
-    }
-
-    #[test]
-    fn grows_to_sixteen_and_extends_addresses() {
-        let mut t = Trackers::new(22122, 0, None);
-        let many: Vec<_> = (1..=17).map(|i| at(&format!("10.0.0.{i}"))).collect();
-        assert_eq!(t.learn(&many, on("10.0.0.1")), Err(Status::ENOSPC));
-        t.learn(&many[..16], on("10.0.0.1")).unwrap();
-        assert!(!t.i_lead(), "with others there must be an election");
-        let both = Addresses::two(ip("10.0.0.3"), ip("8.8.8.8")).unwrap();
-        t.learn(&[(both, 22122)], on("10.0.0.1")).unwrap();
-        assert_eq!(t.list()[2].addresses, both);
-        assert_eq!(t.list().len(), 16);
-    }
-
-    #[test]
-    fn a_leader_is_proposed_then_committed() {
-        let mut t = Trackers::new(22122, 0, None);
-        t.learn(&[at("10.0.0.1"), at("10.0.0.2")], on("10.0.0.1")).unwrap();
-        assert_eq!(t.commit_leader(hp("10.0.0.2")), Err(Status::EINVAL), "never proposed");
-        assert_eq!(t.propose_leader(hp("10.0.0.9")), Err(Status::ENOENT));
-        t.propose_leader(hp("10.0.0.1")).unwrap();
-        t.commit_leader(hp("10.0.0.1")).unwrap();
-        assert!(t.i_lead());
-        assert_eq!(t.propose_leader(hp("10.0.0.2")), Err(Status::EINVAL), "two leaders");
-        assert!(t.leader().is_none());
-        t.propose_leader(hp("10.0.0.2")).unwrap();
-        t.commit_leader(hp("10.0.0.2")).unwrap();
-        assert!(!t.i_lead() && t.leader().is_some());
-        assert_eq!(t.step_down(), Err(Status::EOPNOTSUPP));
-        assert_eq!(t.leader_changes(), 3);
-    }
-
-    #[test]
-    fn followers() {
-        let mut t = Trackers::new(22122, 0, None);
-        t.learn(&[at("10.0.0.1")], on("10.0.0.1")).unwrap();
-        t.learn(&[at("10.0.0.2")], on("10.0.0.1")).unwrap();
-        assert_eq!(t.accept_follower(ip("10.0.0.3"), 22122, 5, Version::NONE, NOW), Err(Status::ENOENT));
-        let follower = t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE, NOW).unwrap();
-        t.accept_ping(Some(follower), Connections::default(), 100, NOW).unwrap();
-        assert_eq!(t.accept_ping(None, Connections::default(), 100, NOW), Err(Status::EINVAL));
-        let stopped = NOW + LEASE * 2;
-        assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, stopped), Err(Status::EOPNOTSUPP));
-        assert_eq!(t.accept_follower(ip("10.0.0.2"), 22122, 5, Version::NONE, stopped), Err(Status::EOPNOTSUPP));
-        assert!(t.list()[follower].is_alive(NOW + PING_LIMIT) && !t.list()[follower].is_alive(NOW + PING_LIMIT * 2));
-        t.step_down().unwrap();
-        assert_eq!(t.accept_ping(Some(follower), Connections::default(), 100, NOW), Err(Status::EOPNOTSUPP));
-    }
-
-    #[test]
-    fn times_in_steps() {
-        let t = Trackers::new(22122, 10_000, Some(9_350));
-        assert_eq!(t.running_times(10_299), (0, 600));
-        assert_eq!(t.running_times(10_601), (600, 600));
-        assert_eq!(Trackers::new(1, 10_000, None).running_times(9_000), (0, 0));
-    }
-}
+mod tests;

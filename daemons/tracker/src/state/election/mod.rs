@@ -447,11 +447,10 @@ impl Election {
     fn due(&self, now: Moment, trackers: &Trackers) -> Moment {
         let watched = || trackers.others().filter_map(|peer| self.watch.get(&peer));
         let next = match &self.phase {
-            Phase::Idle => return now + Duration::from_secs(3600),
             Phase::Resting { until } => Some(*until),
             Phase::Asking { .. } => watched().filter_map(Watch::patience).filter(|end| *end > now).min(),
-            // Answers wake it.
-            Phase::Proposing { .. } | Phase::Committing { .. } => None,
+            // A storage that joins, and answers, wake it.
+            Phase::Idle | Phase::Proposing { .. } | Phase::Committing { .. } => None,
             Phase::Following { next, .. } => *next,
             Phase::Leading { .. } => {
                 let idle = watched().filter(|w| w.asked.is_none());

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::address::Addresses;
-use crate::state::trackers::Reached;
+use crate::state::own::Reached;
 
 const WALL: i64 = 1_000_000;
 /// Messages take up to so many milliseconds.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::address::Addresses;
-use crate::state::trackers::Reached;
+use crate::state::own::Reached;
 
 /// One machine among trackers 10.0.0.1, 10.0.0.2, ...; the others are played by the test.
 struct One {
@@ -145,7 +145,7 @@ fn who_knows_nobody_asks_nobody() {
     let mut trackers = Trackers::new(22122, WALL, None);
     let mut election = Election::new(1);
     let (orders, due) = election.advance(Moment::ZERO, WALL, &mut trackers);
-    assert!(orders.is_empty() && due > LEASE);
+    assert!(orders.is_empty() && due == ROUND);
     trackers.learn(&[(Addresses::one(at(1).ip()), 22122)], Reached { local: at(1).ip(), dialled: None }).unwrap();
     assert!(trackers.acts(Moment::ZERO), "alone it leads and acts, whatever the clock");
     assert!(election.advance(Moment::ZERO, WALL, &mut trackers).0.is_empty());
@@ -506,4 +506,31 @@ fn another_address_of_mine_is_nobody_else() {
     one.trackers.propose_leader(at(9)).unwrap();
     one.trackers.commit_leader(at(9)).unwrap();
     assert!(one.trackers.i_lead());
+}
+
+#[test]
+fn an_address_that_another_gets_back_is_asked_who_leads() {
+    let mut one = One::leading();
+    let moved = [(Addresses::one(at(3).ip()), 22122)];
+    one.trackers.learn(&moved, Reached { local: at(3).ip(), dialled: None }).unwrap();
+    one.pass_answering(LEASE * 2, &[(1, PLAIN)]);
+    assert!(one.acts() && !one.asks(3, Question::Status));
+    one.trackers.note_own([(at(3).ip(), false)]);
+    assert!(!one.acts());
+    one.tick();
+    assert!(!one.acts() && one.asks(3, Question::Status));
+    one.answer(3, Question::Status, status(true, 0, 0));
+    assert!(!one.trackers.i_lead());
+}
+
+#[test]
+fn who_has_lost_its_address_does_not_lead() {
+    let mut one = One::new(1, 1);
+    assert!(one.trackers.leads(one.now));
+    one.trackers.note_own([(at(1).ip(), false)]);
+    one.seconds(9);
+    assert_eq!(one.leader(), None);
+    one.trackers.note_own([(at(1).ip(), true)]);
+    one.tick();
+    assert!(one.acts());
 }
