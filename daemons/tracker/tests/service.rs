@@ -259,7 +259,7 @@ fn another_tracker_copies_the_files() {
     assert_eq!(tracker.call(Command::TrackerGetSysFilesStart, &()).0, Status::ENOENT);
     let _storage = up(&running);
     tracker.ask(Command::TrackerGetSysFilesStart, &());
-    let mut second = Peer::connect(running.addr());
+    let mut second = Peer::connect_from("127.0.0.2".parse().unwrap(), running.addr());
     assert_eq!(second.call(Command::TrackerGetSysFilesStart, &()).0, Status::EBUSY);
     let mut text = Vec::new();
     loop {

@@ -41,8 +41,6 @@ pub(super) struct Connection {
     pub(super) follower: Option<usize>,
     /// The trunk servers a follower was told last.
     pub(super) trunk_table: Option<Vec<GroupMember>>,
-    /// The data files, for a tracker that copies them.
-    pub(super) copy: Option<Box<[Vec<u8>; 4]>>,
 }
 
 impl Drop for Connection {
@@ -62,7 +60,6 @@ impl Connection {
             leader_seen: 0,
             follower: None,
             trunk_table: None,
-            copy: None,
         }
     }
 

@@ -459,25 +459,19 @@ impl Connection {
             }
             C::TrackerGetSysFilesStart => {
                 no_body(body)?;
-                let mut cluster = self.shared.cluster.lock();
-                cluster.begin_copy(session, moment())?;
-                self.copy = Some(Box::new(files::render_all(&cluster)));
+                self.shared.cluster.lock().begin_copy(&self.caller, moment(), files::render_all)?;
                 ok(out)
             }
             C::TrackerGetOneSysFile => {
                 let q = GetSystemFile::decode(body)?;
-                // Who lost its turn begins anew, if at all: what it copied is of no use to it.
-                let goes_on = self.shared.cluster.lock().go_on_copying(session, moment());
-                goes_on.inspect_err(|_| self.copy = None)?;
-                let copy = self.copy.as_ref().ok_or(Status::EACCES)?;
-                let file = copy.get(usize::from(q.index)).ok_or(Status::EINVAL)?;
+                let files = self.shared.cluster.lock().go_on_copying(session, moment())?;
+                let file = files.get(usize::from(q.index)).ok_or(Status::EINVAL)?;
                 let rest = usize::try_from(q.offset).ok().and_then(|at| file.get(at..)).ok_or(Status::EINVAL)?;
                 let data = &rest[..rest.len().min(SystemFilePiece::MAX_DATA)];
                 answered(&SystemFilePiece { file_size: file.len() as u64, data }, out)
             }
             C::TrackerGetSysFilesEnd => {
                 no_body(body)?;
-                self.copy = None;
                 self.shared.cluster.lock().end_copy(session);
                 ok(out)
             }

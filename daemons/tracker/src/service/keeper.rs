@@ -144,7 +144,10 @@ impl Worker {
             let at = Instant::now();
             if at >= next_check {
                 next_check = at + check_every;
-                shared.change(|cluster| cluster.check_active(moment()));
+                shared.change(|cluster| {
+                    cluster.end_hanging_copy(moment());
+                    cluster.check_active(moment())
+                });
             }
             if alive || at >= next_status {
                 next_status = at + STATUS_EVERY;

@@ -55,6 +55,8 @@ use turn::{Cause, Turn};
 
 /// A tracker that copies the data files and asks for nothing for so long hangs.
 const COPIER_HANGS: Moment = Moment::from_secs(60);
+/// Nobody is given them again so soon: making them takes a while in which nothing else is done.
+const COPY_PAUSE: Moment = Moment::from_secs(1);
 
 /// Most groups a cluster may have.
 pub const MAX_GROUPS: usize = 512;
@@ -121,8 +123,22 @@ pub struct Cluster {
     /// Whether groups came or went since the last picture.
     regrouped: bool,
     unsaved: Unsaved,
-    /// The connection that copies the data files, if any, and when it asked for something last.
-    copier: Option<(Session, Moment)>,
+    copier: Option<Copier>,
+    /// To whom the data files were given last, and when.
+    copied: Option<(IpAddr, Moment)>,
+}
+
+/// The contents of the data files.
+pub type DataFiles = [Vec<u8>; 4];
+
+/// A tracker that copies the data files.
+#[derive(Debug)]
+struct Copier {
+    session: Session,
+    /// When it asked for something last.
+    asked: Moment,
+    /// As they were when it began.
+    files: Arc<DataFiles>,
 }
 
 impl Cluster {
@@ -139,6 +155,7 @@ impl Cluster {
             regrouped: true,
             unsaved: Unsaved::default(),
             copier: None,
+            copied: None,
         }
     }
 
@@ -207,36 +224,48 @@ impl Cluster {
         self.storage(&member.group, &member.id).is_ok_and(|m| m.session == Some(session))
     }
 
-    /// A tracker begins to copy the data files; one at a time may. One that hangs does not keep others from it for ever.
+    /// A tracker begins to copy the data files, as they are made now; one at a time may. One that hangs does not keep
+    /// others from it for ever. What is made for it is kept no longer than it has its turn.
     ///
     /// # Errors
-    /// `ENOENT`: there is nothing to copy. `EBUSY`: another connection copies.
-    pub fn begin_copy(&mut self, session: Session, at: Moment) -> Result<(), Status> {
+    /// `ENOENT`: there is nothing to copy. `EBUSY`: a connection copies, or the same peer began a moment ago.
+    pub fn begin_copy(
+        &mut self,
+        caller: &Caller,
+        at: Moment,
+        make: impl FnOnce(&Cluster) -> DataFiles,
+    ) -> Result<(), Status> {
         if self.groups.is_empty() {
             return Err(Status::ENOENT);
         }
-        if self.copier.is_some_and(|(other, asked)| other != session && at.saturating_sub(asked) < COPIER_HANGS) {
+        self.end_hanging_copy(at);
+        let again = |(peer, begun): (IpAddr, Moment)| peer == caller.peer && at.saturating_sub(begun) < COPY_PAUSE;
+        if self.copier.is_some() || self.copied.is_some_and(again) {
             return Err(Status::EBUSY);
         }
-        self.copier = Some((session, at));
+        self.copier = Some(Copier { session: caller.session, asked: at, files: Arc::new(make(self)) });
+        self.copied = Some((caller.peer, at));
         Ok(())
     }
 
-    /// A tracker goes on copying.
+    /// A tracker goes on copying these files.
     ///
     /// # Errors
-    /// `EACCES`: it has not begun, or took so long that another one copies now.
-    pub fn go_on_copying(&mut self, session: Session, at: Moment) -> Result<(), Status> {
-        let (_, asked) = self.copier.as_mut().filter(|(copier, _)| *copier == session).ok_or(Status::EACCES)?;
-        *asked = at;
-        Ok(())
+    /// `EACCES`: it has not begun, or took so long that it lost its turn.
+    pub fn go_on_copying(&mut self, session: Session, at: Moment) -> Result<Arc<DataFiles>, Status> {
+        let copier = self.copier.as_mut().filter(|copier| copier.session == session).ok_or(Status::EACCES)?;
+        copier.asked = at;
+        Ok(copier.files.clone())
     }
 
     /// A tracker is done with copying.
     pub fn end_copy(&mut self, session: Session) {
-        if self.copier.is_some_and(|(copier, _)| copier == session) {
-            self.copier = None;
-        }
+        self.copier.take_if(|copier| copier.session == session);
+    }
+
+    /// A tracker that hangs loses its turn; to be called now and then.
+    pub fn end_hanging_copy(&mut self, at: Moment) {
+        self.copier.take_if(|copier| at.saturating_sub(copier.asked) >= COPIER_HANGS);
     }
 
     /// A connection ended. If a storage had joined on it, and on no other since, that storage is down.
@@ -324,18 +353,48 @@ mod tests {
     #[test]
     fn one_copier_at_a_time() {
         let mut c = cluster(settings());
-        assert_eq!(c.begin_copy(1, AT), Err(Status::ENOENT));
+        let begin = |c: &mut Cluster, session: u64, at| {
+            c.begin_copy(&caller(&format!("10.0.1.{session}"), session), at, |_| [(); 4].map(|()| vec![session as u8]))
+        };
+        assert_eq!(begin(&mut c, 1, AT), Err(Status::ENOENT));
         c.bring_up("10.0.0.1");
-        let begun = (c.begin_copy(1, AT), c.begin_copy(1, AT), c.begin_copy(2, AT));
-        assert_eq!(begun, (Ok(()), Ok(()), Err(Status::EBUSY)));
+        let begun = (begin(&mut c, 1, AT), begin(&mut c, 1, AT + COPY_PAUSE), begin(&mut c, 2, AT));
+        assert_eq!(begun, (Ok(()), Err(Status::EBUSY), Err(Status::EBUSY)));
         c.end_copy(2);
-        assert_eq!(c.begin_copy(2, AT), Err(Status::EBUSY));
+        assert_eq!(begin(&mut c, 2, AT), Err(Status::EBUSY));
         c.leave(1, None);
-        assert_eq!(c.begin_copy(2, AT), Ok(()));
-        // One that goes on keeps its turn; one that hangs loses it.
-        assert_eq!(c.go_on_copying(2, AT + COPIER_HANGS), Ok(()));
-        assert_eq!(c.begin_copy(3, AT + COPIER_HANGS), Err(Status::EBUSY));
-        assert_eq!(c.begin_copy(3, AT + COPIER_HANGS * 2), Ok(()));
+        assert_eq!(begin(&mut c, 2, AT), Ok(()));
+        // One that goes on keeps its turn, and what it copies; one that hangs loses both.
+        let files = c.go_on_copying(2, AT + COPIER_HANGS).unwrap();
+        assert_eq!(files[3], [2]);
+        assert_eq!(begin(&mut c, 3, AT + COPIER_HANGS), Err(Status::EBUSY));
+        assert_eq!(begin(&mut c, 3, AT + COPIER_HANGS * 2), Ok(()));
         assert_eq!(c.go_on_copying(2, AT + COPIER_HANGS * 2), Err(Status::EACCES));
+        assert_eq!(Arc::strong_count(&files), 1);
+        let files = c.go_on_copying(3, AT + COPIER_HANGS * 2).unwrap();
+        c.end_hanging_copy(AT + COPIER_HANGS * 3);
+        assert_eq!(Arc::strong_count(&files), 1, "though nobody else wants to copy");
+    }
+
+    #[test]
+    fn one_peer_does_not_copy_all_the_time() {
+        let mut c = cluster(settings());
+        c.bring_up("10.0.0.1");
+        let mut made = 0;
+        for (peer, session, at, expected) in [
+            ("10.0.1.1", 1, AT, Ok(())),
+            ("10.0.1.1", 1, AT, Err(Status::EBUSY)),
+            ("10.0.1.1", 2, AT, Err(Status::EBUSY)),
+            ("10.0.1.2", 3, AT, Ok(())),
+            ("10.0.1.2", 3, AT + COPY_PAUSE, Ok(())),
+        ] {
+            let begun = c.begin_copy(&caller(peer, session), at, |_| {
+                made += 1;
+                DataFiles::default()
+            });
+            assert_eq!(begun, expected);
+            c.end_copy(session);
+        }
+        assert_eq!(made, 3);
     }
 }
