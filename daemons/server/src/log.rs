@@ -42,7 +42,7 @@ impl LogFile {
         Ok(LogFile { path: path.to_owned(), keep, open: Arc::new(Mutex::new(open)) })
     }
 
-    /// Moves the current file aside and begins a new one.
+    /// Moves the current file aside and begins a new one. If it was moved by another (logrotate), only that.
     ///
     /// # Errors
     /// When renaming or opening failed; logging then goes on into the old file.
@@ -55,7 +55,10 @@ impl LogFile {
         open.until = next_midnight(now());
         let stamp = stamp(now());
         let aside = PathBuf::from(format!("{}.{stamp}", self.path.display()));
-        std::fs::rename(&self.path, aside)?;
+        match std::fs::rename(&self.path, aside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         open.file = append(&self.path)?;
         self.remove_old();
         Ok(())
@@ -176,14 +179,45 @@ mod tests {
     fn rotates_and_removes_old_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logs/d.log");
-        let log = LogFile::open(&path, Some(Duration::ZERO)).unwrap();
+        let log = LogFile::open(&path, Some(Duration::from_secs(3600))).unwrap();
         log.make_writer().write_all(b"one\n").unwrap();
-        let other = path.with_file_name("d.log.keepme");
-        std::fs::write(&other, "").unwrap();
+        let beside = |name: &str, age: u64| {
+            let path = path.with_file_name(name);
+            let file = File::create(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            path
+        };
+        let others = [beside("d.log.keepme", 7200), beside("d.log.20200101_000000", 0)];
+        let old = beside("d.log.20200102_000000", 7200);
         log.rotate().unwrap();
         log.make_writer().write_all(b"two\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
-        assert!(other.exists());
+        assert!(others.iter().all(|other| other.exists()) && !old.exists());
+        assert_eq!(rotated(&path), [String::new(), "one\n".to_owned()]);
+    }
+
+    /// What files that were moved aside hold, sorted.
+    fn rotated(path: &Path) -> Vec<String> {
+        let files = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+        let files = files
+            .filter(|file| file.to_str().unwrap().strip_prefix(&format!("{}.", path.display())).is_some_and(is_stamp));
+        let mut texts: Vec<_> = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+        texts.sort();
+        texts
+    }
+
+    #[test]
+    fn a_file_that_another_moved_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.log");
+        let log = LogFile::open(&path, None).unwrap();
+        log.make_writer().write_all(b"one\n").unwrap();
+        let moved = dir.path().join("d.log.1");
+        std::fs::rename(&path, &moved).unwrap();
+        log.rotate().unwrap();
+        log.make_writer().write_all(b"two\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&moved).unwrap(), "one\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
     }
 
     #[test]
@@ -195,7 +229,7 @@ mod tests {
         log.open.lock().until = 0;
         log.make_writer().write_all(b"today\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "today\n");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(rotated(&path), ["yesterday\n"]);
     }
 
     #[test]
