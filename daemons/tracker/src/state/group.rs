@@ -220,13 +220,20 @@ impl Group {
     }
 
     /// The status of a member changes: the only way to do that. What the other members have to be told of calls for
-    /// [`Group::note_change`] as well.
+    /// [`Group::note_change`] as well. One that is gone is nobody's source, and has none: when it returns it is given
+    /// another, or the same up to a later time.
     pub fn turn(&mut self, id: &StorageId, to: StorageStatus, cause: Cause) {
         let group = self.name;
         let Some(member) = self.member_mut(id) else { return };
         let from = std::mem::replace(&mut member.status, to);
+        let is_gone = member.is_tombstone();
         if from != to {
             self.turns.push(Turn { group, id: *id, from, to, cause });
+        }
+        if is_gone {
+            for m in self.members_mut().filter(|m| m.id == *id || m.sync_source == Some(*id)) {
+                m.sync_source = None;
+            }
         }
     }
 
@@ -256,15 +263,6 @@ impl Group {
         m.seen_trunk_changes = 0;
         self.recompute_space();
         self.note_change();
-    }
-
-    /// A member is gone for good: nobody's old data comes from it any more.
-    pub fn forget_source(&mut self, id: &StorageId) {
-        for m in self.members_mut() {
-            if m.sync_source == Some(*id) {
-                m.sync_source = None;
-            }
-        }
     }
 
     /// Makes `server` the trunk server.

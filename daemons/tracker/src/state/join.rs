@@ -98,6 +98,7 @@ impl Cluster {
         let group = self.group_mut(&member.group)?;
         if let Some(storage) = group.member_mut(&member.id) {
             if storage.is_tombstone() {
+                storage.sync_source = None;
                 group.turn(&member.id, StorageStatus::Init, Cause::Returned);
             } else if has_begun_anew(storage, request) {
                 storage.sync_source = None;

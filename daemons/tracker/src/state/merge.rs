@@ -63,9 +63,6 @@ impl Cluster {
                     _ => Cause::Reported(brief.status),
                 };
                 group.turn(&brief.id, status, cause);
-                if matches!(status, S::Deleted | S::IpChanged) {
-                    group.forget_source(&brief.id);
-                }
                 group.note_change();
                 self.unsaved.storages = true;
             }
@@ -101,9 +98,6 @@ impl Cluster {
         }
         let status = if matches!(told, S::Online | S::Active) { S::Offline } else { told };
         group.turn(&member.id, status, Cause::SaysItself(told));
-        if matches!(status, S::Deleted | S::IpChanged) {
-            group.forget_source(&member.id);
-        }
         if matches!(old, S::Active) {
             group.recompute_space();
         }
@@ -244,6 +238,27 @@ mod tests {
             c.change_status(&a, told).unwrap();
             assert_eq!(c.status(&a), told);
             assert_eq!(c.storage(&b.group, &b.id).unwrap().sync_source, None);
+        }
+    }
+
+    /// The leader deleted it, and gave it another source when it returned; this tracker may lead next.
+    #[test]
+    fn a_member_that_was_gone_has_the_source_that_it_got_since() {
+        use fdfs_protocol::peer::{Brief, SyncNotify};
+        for gone in [S::Deleted, S::IpChanged] {
+            let mut c = cluster(settings());
+            let (a, b, z) = (c.bring_up("10.0.0.1"), c.bring_up("10.0.0.2"), c.bring_up("10.0.0.9"));
+            let sources = [(a.id, 5), (z.id, 50)].map(|(source, until)| SyncNotify { source, until });
+            c.note_source(&b, &sources[0]).unwrap();
+            c.set_status(&b, S::Offline);
+            let ip = b.id.as_str().parse().unwrap();
+            c.report_status(&b.group, &Brief { status: gone, port: 23000, id: b.id, ip }).unwrap();
+            assert_eq!(c.join_from("10.0.0.2", &request()).unwrap().source.as_str(), "");
+            c.note_source(&b, &sources[1]).unwrap();
+            assert_eq!(c.source_for(&b.group, &b.id), Ok(Some(sources[1])), "{gone}");
+            // The files of FastDFS's tracker may have a source of one that is gone.
+            c.set_status(&b, gone);
+            assert_eq!(c.join_from("10.0.0.2", &request()).unwrap().source.as_str(), "");
         }
     }
 }

@@ -31,7 +31,6 @@ impl Cluster {
             S::Deleted => return Err(Status::EALREADY),
             _ => {}
         }
-        g.forget_source(id);
         if let Some(m) = g.member_mut(id) {
             m.clear();
         }
