@@ -33,7 +33,8 @@ impl AllowHosts {
     }
 
     /// Reads the values of the `allow_hosts` keys. Values that cannot be understood or looked up are skipped with a
-    /// warning, as FastDFS does: a typing error locks hosts out, it never lets them in.
+    /// warning: a typing error locks hosts out, it never lets them in. FastDFS does so with names that it cannot look up,
+    /// and does not start over lists and networks that it does not understand.
     pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>) -> AllowHosts {
         let mut listed: Option<Listed> = None;
         for value in values {
