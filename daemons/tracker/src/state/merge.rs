@@ -253,6 +253,7 @@ mod tests {
             c.set_status(&b, S::Offline);
             let ip = b.id.as_str().parse().unwrap();
             c.report_status(&b.group, &Brief { status: gone, port: 23000, id: b.id, ip }).unwrap();
+            assert_eq!(c.source_of(&b), Ok(None), "{gone}");
             assert_eq!(c.join_from("10.0.0.2", &request()).unwrap().source.as_str(), "");
             c.note_source(&b, &sources[1]).unwrap();
             assert_eq!(c.source_for(&b.group, &b.id), Ok(Some(sources[1])), "{gone}");
