@@ -8,7 +8,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`tcp`] | connecting, listening, sending without waiting, waiting for the rest of a message |
+//! | [`tcp`] | connecting, listening, sending without waiting, waiting for the rest of a message, own addresses |
 //! | [`thread`] | threads that run one future; work that may block |
 //! | [`planted`] | mistakes that a simulation must find |
 
