@@ -24,17 +24,21 @@ use fdfs_protocol::metadata::Metadata;
 const TRIES: usize = 3;
 
 impl Client {
-    /// Writes `data` at the end of an appender file.
+    /// Writes `data` at the end of an appender file; see [`append`](Client::append).
     pub async fn append_buf(&self, id: &FileId, data: &[Bytes]) -> Result<(), Error> {
         self.append(id, Content::buffers(data)).await
     }
 
-    /// Writes a range of a local file at the end of an appender file, with `sendfile(2)`.
+    /// Writes a range of a local file at the end of an appender file, with `sendfile(2)`; see [`append`](Client::append).
     pub async fn append_file(&self, id: &FileId, file: &File, range: Range<u64>) -> Result<(), Error> {
         self.append(id, Content::file(file, range)).await
     }
 
     /// Writes `content` at the end of an appender file.
+    ///
+    /// The end is that of the storage which takes the change. When the one that took the appends before fails, that is
+    /// another, as with FastDFS's clients, and it may not have got all of them yet. Who must not lose one unnoticed uses
+    /// [`modify`](Client::modify) at the offset that is due: where something before it is missing, that is refused (EINVAL).
     pub async fn append(&self, id: &FileId, content: Content<'_>) -> Result<(), Error> {
         let message = AppendHead { size: content.len(), name: id.name };
         self.change_content(Command::AppendFile, id, &message, content).await

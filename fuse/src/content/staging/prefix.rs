@@ -9,7 +9,7 @@ use super::Discard;
 use super::files::{APPENDER, StageFile};
 use crate::content::remote::Remote;
 use crate::content::sums::{KnownSums, Summing, Sums};
-use crate::content::{ContentError, ExtName, Fingerprint};
+use crate::content::{ContentError, ExtName, Fingerprint, Object};
 
 /// Files are read for hashing in pieces that stay in the cache of a core.
 const PIECE: usize = 256 << 10;
@@ -126,7 +126,10 @@ impl Prefix {
         outcome
     }
 
-    /// Makes the appender, which holds the whole content, an ordinary file; its file ID.
+    /// Makes the appender, to which the whole content was sent, an ordinary file; its file ID.
+    ///
+    /// Its parts may have gone to different members of the group, and the last of them may have lacked an earlier part: so
+    /// the file is refused if its ID states another size or CRC32 than what was sent has.
     pub(crate) async fn finish<R: Remote>(
         &mut self,
         remote: &R,
@@ -136,7 +139,12 @@ impl Prefix {
         match remote.finish_appender(&appender.file_id).await {
             Ok(file_id) => {
                 appender.note.remove();
-                Some(Ok(file_id))
+                let object = Object { file_id: file_id.into(), size: appender.sent, fingerprint: None };
+                if remote.crc32(&object) == self.sums().map(|sums| sums.whole()) {
+                    return Some(Ok(object.file_id.to_string()));
+                }
+                discard(&object.file_id);
+                Some(Err(ContentError::Corrupt(format!("{}: not what was sent", object.file_id).into())))
             }
             Err(error) => {
                 appender.abandon(discard);

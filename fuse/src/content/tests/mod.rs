@@ -25,7 +25,9 @@ fn store(dir: &Path, remote: &TestRemote, cache_size: u64) -> Store<TestRemote> 
         staging_memory: 2000,
         reading_memory: 256 << 10,
         discard: Some(Arc::new(move |id| {
-            discarded.state.lock().appenders.remove(id);
+            let mut state = discarded.state.lock();
+            state.appenders.remove(id);
+            state.objects.remove(id);
         })),
         ..StoreConfig::new(dir)
     };

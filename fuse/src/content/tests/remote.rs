@@ -25,6 +25,8 @@ pub(crate) enum Fate {
     Refused,
     /// It has its effect, and then fails; an append has half of it.
     Lost,
+    /// It succeeds; an append at a member that lacks the end of what was there.
+    Behind,
     /// What is read differs in one byte.
     Damaged,
 }
@@ -161,6 +163,9 @@ impl Remote for TestRemote {
         let mut state = self.state.lock();
         state.appends += 1;
         let to = state.appenders.get_mut(appender).ok_or_else(|| ContentError::NotFound(appender.into()))?;
+        if fate == Fate::Behind {
+            to.truncate(to.len() / 2);
+        }
         to.extend(bytes);
         if fate == Fate::Lost { Err(failed()) } else { Ok(()) }
     }
@@ -238,7 +243,7 @@ impl Remote for TestRemote {
             // Breaks half-way.
             Fate::Lost => bytes.truncate(bytes.len() / 2),
             Fate::Damaged => bytes[0] ^= 1,
-            Fate::Good | Fate::Late => {}
+            Fate::Good | Fate::Late | Fate::Behind => {}
         }
         Ok(TestDownload(bytes))
     }

@@ -47,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Fate::Late),
         2 => Just(Fate::Refused),
         2 => Just(Fate::Lost),
+        1 => Just(Fate::Behind),
     ];
     prop_oneof![
         6 => (0..MOST, 1..600usize, any::<u8>()).prop_map(|(offset, len, seed)| Step::Write { offset, len, seed }),
@@ -281,6 +282,26 @@ fn a_rewrite_of_what_was_streamed_gives_the_appender_up() {
     let Ok(Sealed::Stored(stored)) = begin_seal(&mut *stage).recv().unwrap() else { panic!() };
     assert!(remote.object(&stored) == content);
     assert!(remote.state.lock().appenders.is_empty());
+}
+
+#[test]
+fn what_went_to_a_member_that_lacks_an_earlier_part_is_uploaded_anew() {
+    let tmp = tempfile::tempdir().unwrap();
+    let remote = TestRemote::new();
+    let store = store(tmp.path(), &remote, 0);
+    let content = bytes(3000, 1);
+    remote.state.lock().fates.extend([Fate::Good, Fate::Behind]);
+    let mut stage = store.stage(None, 0).unwrap();
+    stage.write(0, &content[..1500]).unwrap();
+    while remote.state.lock().appends == 0 {
+        std::thread::yield_now();
+    }
+    stage.write(1500, &content[1500..]).unwrap();
+    let Ok(Sealed::Stored(stored)) = begin_seal(&mut *stage).recv().unwrap() else { panic!() };
+    assert!(remote.object(&stored) == content);
+    let state = remote.state.lock();
+    assert!(state.fates.is_empty(), "it was streamed");
+    assert_eq!((state.uploads, state.objects.len()), (1, 1), "what is wrong is removed");
 }
 
 #[test]
