@@ -1,6 +1,6 @@
 //! Changes to files that exist: append, modify, truncate, regenerate, delete, metadata.
 //!
-//! A change goes to the storage that takes changes to the file. It is never made twice: once the whole request was sent,
+//! A change goes to the storage that takes changes to the file. It is never made twice: once some of the request was sent,
 //! a failure is reported ([`Error::outcome_unknown`] tells), not repeated.
 
 use std::fs::File;
@@ -109,7 +109,7 @@ impl Client {
 
 impl Shared {
     /// Sends a change to the storage that takes it. Another storage is tried only if the one before cannot have made the
-    /// change: it could not be reached, or did not get the whole request. `hasty`: given up at any point if the storage
+    /// change: it could not be reached, or took not a byte of the request. `hasty`: given up at any point if the storage
     /// turns out to be gone.
     pub(crate) async fn change(
         &self,

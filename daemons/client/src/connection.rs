@@ -30,9 +30,11 @@ const SLICES: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     Connecting,
-    /// The server did not get the whole request, so it cannot have carried it out.
+    /// Not a byte of the request was taken.
+    Untouched,
+    /// The server did not get the whole request, so it cannot have carried it out as a whole.
     Sending,
-    /// The server may have the whole request; not a byte of the answer came.
+    /// The server may have carried it out; not a byte of the answer came.
     Sent,
     /// The answer had begun.
     Answering,
@@ -99,14 +101,13 @@ impl Connection {
         }
     }
 
-    /// Sends a whole request: `head` (frame header and fixed part), then the content.
+    /// Sends a whole request: `head` (frame header and fixed part), then the content. `patience` is new.
     pub(crate) async fn send(
         &mut self,
         head: &[u8],
         content: &mut Content<'_>,
         patience: &mut Patience,
     ) -> Result<(), Broken> {
-        patience.renew();
         let sent = match &mut content.kind {
             Kind::Buffers { parts, .. } => self.send_buffers(head, parts, patience).await,
             Kind::File { file, range } if range.start < range.end => match self.send_more(head, patience).await {
@@ -126,7 +127,8 @@ impl Connection {
             }
         };
         patience.renew();
-        sent.map_err(|cause| Broken { stage: Stage::Sending, cause })
+        let stage = if patience.has_moved() { Stage::Sending } else { Stage::Untouched };
+        sent.map_err(|cause| Broken { stage, cause })
     }
 
     /// Calls `write`, which does not wait, whenever the socket may take bytes, until it has taken some.

@@ -134,7 +134,7 @@ pub enum Error {
         server: Server,
         /// The network timeout in force.
         limit: Duration,
-        /// Whether the whole request had been sent.
+        /// Whether the whole request had been sent; of a change, some of it.
         sent: bool,
     },
     /// The server stopped moving, and did not answer a probe on another connection either.
@@ -161,7 +161,7 @@ pub enum Error {
         server: Server,
         /// How it broke.
         source: io::Error,
-        /// Whether the whole request had been sent.
+        /// Whether the whole request had been sent; of a change, some of it.
         sent: bool,
     },
     /// The server answered something that no FastDFS server may answer.
@@ -247,8 +247,8 @@ impl Error {
         status.to_errno()
     }
 
-    /// True if a change may have been made: the request was sent whole and no answer came, or the storage answered that
-    /// the change has not reached as many members as its `ack_members` asks for.
+    /// True if a change may have been made, whole or (of content) in part: some of the request was sent and no answer
+    /// came, or the storage answered that the change has not reached as many members as its `ack_members` asks for.
     pub fn outcome_unknown(&self) -> bool {
         matches!(
             self,

@@ -14,7 +14,7 @@ use crate::connection::{Broken, Cause, Stage};
 use crate::content::Content;
 use crate::error::{Error, Role, Server};
 use crate::patience::{Patience, Pulse};
-use crate::pool::{Lease, NoConnection};
+use crate::pool::{Lease, NoConnection, Which};
 
 /// How long to look for the reason after a server refused to take the rest of a request.
 const REASON: Duration = Duration::from_secs(1);
@@ -83,9 +83,10 @@ impl Shared {
         content: &mut Content<'_>,
     ) -> Result<Answer, Error> {
         let Request { command, .. } = request;
-        let mut fresh = false;
+        // What cannot be sent twice must not be sent into a connection that the server closed.
+        let mut which = if request.repeat == Repeat::Never { Which::Checked } else { Which::Kept };
         loop {
-            let mut lease = match self.pools.lease(server.addr, fresh).await {
+            let mut lease = match self.pools.lease(server.addr, which).await {
                 Ok(lease) => lease,
                 Err(NoConnection::Busy(limit)) => return Err(Error::Busy { command, server, limit }),
                 Err(NoConnection::Broken(broken)) => return Err(self.failed(command, server, broken)),
@@ -106,17 +107,21 @@ impl Shared {
                     }
                     return accept(lease, patience, server, request, content, header, whole);
                 }
-                Err(broken) => {
+                Err(mut broken) => {
+                    // A storage that dies keeps what it got of a change.
+                    if broken.stage == Stage::Sending && request.repeat == Repeat::Never {
+                        broken.stage = Stage::Sent;
+                    }
                     let stale = lease.reused() && matches!(broken.cause, Cause::Io(_));
                     let harmless = match broken.stage {
-                        Stage::Connecting | Stage::Sending => true,
+                        Stage::Connecting | Stage::Untouched | Stage::Sending => true,
                         Stage::Sent => request.repeat == Repeat::Harmless,
                         Stage::Answering => false,
                     };
-                    if stale && harmless && content.replayable() && !fresh {
+                    if stale && harmless && content.replayable() && which != Which::New {
                         // The server has restarted, so its other connections are as dead.
                         self.pools.forget(server.addr);
-                        fresh = true;
+                        which = Which::New;
                         continue;
                     }
                     return Err(self.failed(command, server, broken));

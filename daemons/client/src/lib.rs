@@ -27,7 +27,7 @@
 //! - **Dead servers are avoided** until a small probe of their own is answered: after 1 s, then longer, at most 30 s apart.
 //! - **Uploads** fail over to other storages and groups; **reads** to the other members of
 //!   the group, also in the middle of a download. "Not found" means that every member that could have the file said so.
-//! - **Changes** (append, modify, delete, …) are never made twice. If a connection breaks after the whole request was
+//! - **Changes** (append, modify, delete, …) are never made twice. If a connection breaks after some of the request was
 //!   sent, the error says that the outcome is not known ([`Error::outcome_unknown`]).
 //! - **Lengths from the network** are checked before memory is reserved; a server cannot make the client allocate more than was
 //!   asked for.

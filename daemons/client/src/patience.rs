@@ -47,12 +47,13 @@ pub(crate) struct Patience {
     full: Duration,
     left: Duration,
     moved: u64,
+    has_moved: bool,
     pulse: Option<Pulse>,
 }
 
 impl Patience {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { full: timeout, left: timeout, moved: 0, pulse: None }
+        Self { full: timeout, left: timeout, moved: 0, has_moved: false, pulse: None }
     }
 
     /// Each move is shown with `pulse`.
@@ -70,10 +71,16 @@ impl Patience {
         self.full
     }
 
+    /// Whether anything has moved at all.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
     /// A wait has ended: it took `waited` and moved `bytes`.
     pub(crate) fn spend(&mut self, waited: Duration, bytes: u64) {
         self.left = self.left.saturating_sub(waited);
         self.moved = self.moved.saturating_add(bytes);
+        self.has_moved |= bytes > 0;
         if bytes > 0
             && let Some(pulse) = &self.pulse
         {
@@ -112,9 +119,13 @@ mod tests {
     #[test]
     fn real_progress_renews_it() {
         let mut patience = Patience::new(10 * SECOND);
+        patience.spend(SECOND, 0);
+        patience.renew();
+        assert!(!patience.has_moved());
         patience.spend(9 * SECOND, PROGRESS - 1);
         assert_eq!(patience.left(), SECOND);
         patience.spend(Duration::ZERO, 1);
         assert_eq!(patience.left(), 10 * SECOND);
+        assert!(patience.has_moved(), "also after it was renewed");
     }
 }

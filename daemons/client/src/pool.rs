@@ -30,6 +30,16 @@ pub(crate) struct Limits {
     pub(crate) wait: Duration,
 }
 
+/// Which connection is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// An idle one that seems to be open, or a new one.
+    Kept,
+    /// An idle one of which the kernel says that the peer has not closed it, or a new one.
+    Checked,
+    New,
+}
+
 /// Why there is no connection.
 #[derive(Debug)]
 pub(crate) enum NoConnection {
@@ -51,13 +61,13 @@ struct Pool {
 }
 
 impl Pool {
-    /// The most recently used connection that is still open and quiet.
-    fn take(&self, limits: &Limits) -> Option<Connection> {
+    /// The most recently used connection that is still open and quiet; `checked`: whatever its age, the kernel is asked.
+    fn take(&self, limits: &Limits, checked: bool) -> Option<Connection> {
         loop {
             // Popped one at a time: the check is a system call, made without the lock.
             let Idle { connection, since } = self.idle.lock().pop_back()?;
             let age = since.elapsed();
-            if age < limits.idle_time && connection.is_quiet(age >= FRESH) {
+            if age < limits.idle_time && connection.is_quiet(checked || age >= FRESH) {
                 return Some(connection);
             }
         }
@@ -126,8 +136,8 @@ impl Pools {
         }))
     }
 
-    /// A connection to `addr`: an idle one that is still good, or (always, if `fresh`) a new one.
-    pub(crate) async fn lease(self: &Arc<Self>, addr: SocketAddr, fresh: bool) -> Result<Lease, NoConnection> {
+    /// A connection to `addr`.
+    pub(crate) async fn lease(self: &Arc<Self>, addr: SocketAddr, which: Which) -> Result<Lease, NoConnection> {
         let pool = self.pool(addr);
         let permit = match Arc::clone(&pool.permits).try_acquire_owned() {
             Ok(permit) => permit,
@@ -139,7 +149,10 @@ impl Pools {
                 }
             }
         };
-        let kept = if fresh { None } else { pool.take(&self.limits) };
+        let kept = match which {
+            Which::New => None,
+            Which::Kept | Which::Checked => pool.take(&self.limits, which == Which::Checked),
+        };
         let (connection, reused) = match kept {
             Some(connection) => (connection, true),
             None => {
@@ -255,14 +268,14 @@ mod tests {
     async fn the_last_used_connection_is_used_next() {
         let (_listener, addr) = listener().await;
         let pools = Pools::new(limits());
-        let first = pools.lease(addr, false).await.unwrap();
-        let second = pools.lease(addr, false).await.unwrap();
+        let first = pools.lease(addr, Which::Kept).await.unwrap();
+        let second = pools.lease(addr, Which::Kept).await.unwrap();
         assert!(!first.reused() && !second.reused());
         let port = second.connection.local_addr().unwrap();
         first.give_back();
         second.give_back();
         assert_eq!(pools.idle(addr), 2);
-        let again = pools.lease(addr, false).await.unwrap();
+        let again = pools.lease(addr, Which::Kept).await.unwrap();
         assert!(again.reused());
         assert_eq!(again.connection.local_addr().unwrap(), port);
         drop(again);
@@ -273,42 +286,54 @@ mod tests {
     async fn connections_are_bounded() {
         let (_listener, addr) = listener().await;
         let pools = Pools::new(limits());
-        let first = pools.lease(addr, false).await.unwrap();
-        let _second = pools.lease(addr, false).await.unwrap();
-        assert!(matches!(pools.lease(addr, false).await, Err(NoConnection::Busy(2))));
+        let first = pools.lease(addr, Which::Kept).await.unwrap();
+        let _second = pools.lease(addr, Which::Kept).await.unwrap();
+        assert!(matches!(pools.lease(addr, Which::Kept).await, Err(NoConnection::Busy(2))));
         drop(first);
-        assert!(pools.lease(addr, false).await.is_ok());
+        assert!(pools.lease(addr, Which::Kept).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_connection_the_peer_closed_is_not_handed_out() {
         let (listener, addr) = listener().await;
         let pools = Pools::new(limits());
-        let lease = pools.lease(addr, false).await.unwrap();
+        let lease = pools.lease(addr, Which::Kept).await.unwrap();
         let (peer, _) = listener.accept().await.unwrap();
         drop(peer);
         lease.connection.readable().await;
         lease.give_back();
-        assert!(!pools.lease(addr, false).await.unwrap().reused());
+        assert!(!pools.lease(addr, Which::Kept).await.unwrap().reused());
+    }
+
+    #[tokio::test]
+    async fn what_must_not_be_sent_twice_finds_a_closed_connection_at_once() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let pools = Pools::new(limits());
+        let lease = pools.lease(addr, Which::Kept).await.unwrap();
+        drop(listener.accept().unwrap());
+        // The runtime has not looked since.
+        lease.give_back();
+        assert!(!pools.lease(addr, Which::Checked).await.unwrap().reused());
     }
 
     #[tokio::test]
     async fn a_connection_with_unread_bytes_is_not_handed_out() {
         let (listener, addr) = listener().await;
         let pools = Pools::new(limits());
-        let lease = pools.lease(addr, false).await.unwrap();
+        let lease = pools.lease(addr, Which::Kept).await.unwrap();
         let (mut peer, _) = listener.accept().await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut peer, b"x").await.unwrap();
         lease.connection.readable().await;
         lease.give_back();
-        assert!(!pools.lease(addr, false).await.unwrap().reused());
+        assert!(!pools.lease(addr, Which::Kept).await.unwrap().reused());
     }
 
     #[tokio::test]
     async fn idle_connections_expire() {
         let (_listener, addr) = listener().await;
         let pools = Pools::new(limits());
-        pools.lease(addr, false).await.unwrap().give_back();
+        pools.lease(addr, Which::Kept).await.unwrap().give_back();
         assert_eq!(pools.close_expired(Instant::now()), 1);
         assert_eq!(pools.close_expired(Instant::now() + Duration::from_secs(61)), 0);
         assert_eq!(pools.idle(addr), 0);
@@ -319,7 +344,7 @@ mod tests {
     async fn without_idle_time_nothing_is_kept() {
         let (_listener, addr) = listener().await;
         let pools = Pools::new(Limits { idle_time: Duration::ZERO, ..limits() });
-        pools.lease(addr, false).await.unwrap().give_back();
+        pools.lease(addr, Which::Kept).await.unwrap().give_back();
         assert_eq!(pools.idle(addr), 0);
     }
 
@@ -327,10 +352,10 @@ mod tests {
     async fn forget_closes_the_idle_ones() {
         let (_listener, addr) = listener().await;
         let pools = Pools::new(limits());
-        pools.lease(addr, false).await.unwrap().give_back();
+        pools.lease(addr, Which::Kept).await.unwrap().give_back();
         pools.forget(addr);
         assert_eq!(pools.idle(addr), 0);
-        pools.lease(addr, false).await.unwrap().give_back();
+        pools.lease(addr, Which::Kept).await.unwrap().give_back();
         pools.clear();
         assert_eq!(pools.idle(addr), 0);
     }
@@ -340,6 +365,6 @@ mod tests {
         let (listener, addr) = listener().await;
         drop(listener);
         let pools = Pools::new(limits());
-        assert!(matches!(pools.lease(addr, false).await, Err(NoConnection::Broken(_))));
+        assert!(matches!(pools.lease(addr, Which::Kept).await, Err(NoConnection::Broken(_))));
     }
 }

@@ -82,7 +82,7 @@ impl Client {
     /// Stores `content` as a slave of `master`: a file named after it, in the same group.
     ///
     /// Which name that will be can be computed beforehand ([`RemoteName::slave`](fdfs_protocol::RemoteName::slave)). Not
-    /// retried once the whole request was sent: the second try could find the work of the first and report
+    /// retried once some of the request was sent: the second try could find the work of the first and report
     /// [`Error::Exists`].
     pub async fn upload_slave(
         &self,

@@ -71,6 +71,8 @@ pub enum Fault {
     Reply(Reply),
     /// This reply when the header has come, then the connection is closed with the body unread.
     Early(Status),
+    /// The connection is closed when the header has come, with the body unread.
+    Cut,
     /// The whole server hangs when the header has come, as one that is stopped: see [`Fake::hang`].
     Hang,
     /// The answer is a while in coming; other connections are served meanwhile.
@@ -206,6 +208,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) -> Option<()> {
             return None;
         }
         match fault {
+            Some(Fault::Cut) => return None,
             Some(Fault::Hang) => {
                 state.hung.send_replace(true);
                 state.hung.subscribe().wait_for(|hung| !hung).await.ok()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::fake::{Fake, Fault, Files, Members, Reply, group, members, storage, tracker};
 use bytes::Bytes;
-use fdfs_client::{Client, ClientConfig, Content, Error, ExtName, FileId, ServerAddress};
+use fdfs_client::{Client, ClientConfig, Content, Error, ExtName, FileId, Metadata, MetadataMode, ServerAddress};
 use fdfs_protocol::{Command, HEADER_LEN, Header, Status};
 
 /// Long enough for a loaded machine, for operations that are to succeed.
@@ -216,6 +216,12 @@ async fn after_a_restart_of_the_servers_nothing_fails() {
         pair.client.upload_buf(&data(), &ExtName::NONE).await.unwrap();
         pair.client.list_groups().await.unwrap();
     }
+    // A change has one try, so it takes none of the connections that were closed.
+    for _ in 0..5 {
+        pair.a.close_connections().await;
+        pair.b.close_connections().await;
+        pair.client.set_metadata(&id, &Metadata::default(), MetadataMode::Overwrite).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -240,6 +246,19 @@ async fn a_change_is_never_sent_twice() {
     let (a, b) = pair.count(Command::AppendFile);
     assert_eq!(a + b, 1);
     pair.client.append_buf(&id, &data()).await.unwrap_or_else(|error| assert!(error.outcome_unknown()));
+}
+
+#[tokio::test]
+async fn nor_is_one_of_which_a_part_was_taken() {
+    let pair = pair().await;
+    let id = pair.client.upload_appender_buf(&data(), &ExtName::NONE).await.unwrap();
+    // More than the kernel's buffers hold.
+    let large = [Bytes::from(vec![1; 64 << 20])];
+    pair.both(Command::AppendFile, Fault::Cut);
+    let error = pair.client.append_buf(&id, &large).await.unwrap_err();
+    assert!(matches!(error, Error::Disconnected { .. }) && error.outcome_unknown(), "{error}");
+    assert_eq!(pair.count(Command::AppendFile), (0, 0));
+    assert_eq!(pair.files.lock()[&id.name], data()[0]);
 }
 
 #[tokio::test]
