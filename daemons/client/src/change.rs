@@ -77,6 +77,9 @@ impl Client {
     }
 
     /// Removes a file and its metadata. Slaves of it stay.
+    ///
+    /// As with every change, [`Error::NotFound`] is the word of the one storage that takes the changes. While the source of
+    /// the file is down, that may be one that has not got the file yet; [`file_info`](Client::file_info) asks them all.
     pub async fn delete(&self, id: &FileId) -> Result<(), Error> {
         let message = FileRequest { group: id.group, name: id.name };
         self.change_content(Command::DeleteFile, id, &message, Content::empty()).await

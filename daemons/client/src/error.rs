@@ -58,7 +58,8 @@ impl fmt::Display for Server {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file does not exist, or (for metadata) has none; no storage that should have it does.
+    /// The file does not exist, or (for metadata) has none. Of a reading: no storage that should have it does; of a change:
+    /// the storage that takes it does not have the file.
     #[error("{}: {server} has no file {file}", verb(*.command))]
     NotFound {
         /// What was asked.

@@ -43,6 +43,9 @@ impl Client {
 
     /// The metadata of a file. Having none is [`Error::NotFound`], as for a file that does not exist: storages do not
     /// tell the two apart.
+    ///
+    /// It is what the storage knows that takes the changes; others are asked if it cannot be, or does not have the file
+    /// (yet).
     pub async fn get_metadata(&self, id: &FileId) -> Result<Metadata, Error> {
         let message = FileRequest { group: id.group, name: id.name };
         let mut head = Vec::with_capacity(160);
@@ -55,7 +58,11 @@ impl Client {
             Err(error) => Err(error),
         };
         match told {
-            Err(error) if error.is_of_server() => self.shared.read_answer(id, request, decode).await,
+            // A storage that has the file knows that there is no metadata.
+            Err(Error::NotFound { server, .. }) if self.shared.has(server, id).await => told,
+            Err(error) if error.is_of_server() || error.is_not_found() => {
+                self.shared.read_answer(id, request, decode).await
+            }
             told => told,
         }
     }
@@ -97,13 +104,21 @@ impl Client {
 
 impl Shared {
     pub(crate) async fn file_info(&self, id: &FileId, flags: FileInfoFlags) -> Result<FileInfo, Error> {
-        let message = FileRequest { group: id.group, name: id.name };
-        let mut head = Vec::with_capacity(160);
-        frame_flags(Command::QueryFileInfo, flags.to_byte(), &message, &mut head);
+        let head = info_head(id, flags);
         // The name of a file that never changes tells its CRC32.
         let slowness = if flags.no_crc || is_fixed(id) { 1 } else { SLOW };
         let request = Request { slowness, ..Request::new(Command::QueryFileInfo, &head, Repeat::Harmless).about(id) };
         self.read_answer(id, request, FileInfo::decode).await
+    }
+
+    /// Whether `storage` says that it has the file.
+    async fn has(&self, storage: Server, id: &FileId) -> bool {
+        let head = info_head(id, FileInfoFlags { no_crc: true, silent: true });
+        let request = Request::new(Command::QueryFileInfo, &head, Repeat::Harmless).about(id);
+        match self.exchange(storage, request, &mut Content::empty()).await {
+            Ok(answer) => self.finish(answer, FileInfo::decode).await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Sends a request to the storages that have the file until one does it; one at a time if it is a slow one.
@@ -335,6 +350,13 @@ impl Search {
         }
         None
     }
+}
+
+/// A request for what a storage knows of a file.
+fn info_head(id: &FileId, flags: FileInfoFlags) -> Vec<u8> {
+    let mut head = Vec::with_capacity(160);
+    frame_flags(Command::QueryFileInfo, flags.to_byte(), &FileRequest { group: id.group, name: id.name }, &mut head);
+    head
 }
 
 /// Damage, and statuses that speak of one storage's disk rather than of the request.

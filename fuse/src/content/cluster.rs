@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fdfs_client::{Client, ClientConfig, Error, ExtName, FileId};
+use fdfs_client::{Client, ClientConfig, Error, ExtName, FileId, FileInfoFlags};
 
 use super::disk::{Disk, LocalRange};
 use super::remote::{Body, Download, Remote};
@@ -119,9 +119,17 @@ impl Remote for Cluster {
 
     async fn delete(&self, file_id: &str) -> Result<(), ContentError> {
         // Hasty, since a deletion can be made again.
-        match self.client.hasty().delete(&parse(file_id)?).await {
+        let id = parse(file_id)?;
+        let Err(error) = self.client.hasty().delete(&id).await else { return Ok(()) };
+        if !error.is_not_found() {
+            return Err(error.into());
+        }
+        // The word of one storage, which may not have got the file yet: that it is nowhere, all have to say.
+        let flags = FileInfoFlags { no_crc: true, silent: true };
+        match self.client.file_info(&id, flags).await {
+            Ok(_) => Err(error.into()),
             Err(error) if error.is_not_found() => Ok(()),
-            deleted => Ok(deleted?),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -192,5 +200,87 @@ impl From<Error> for ContentError {
             Error::Local { source, .. } => ContentError::Local { path: detail, source: Arc::new(source) },
             other => ContentError::Refused { errno: other.to_errno(), detail },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use fdfs_protocol::stat::{StorageRecord, StorageStatus};
+    use fdfs_protocol::storage::FileInfo;
+    use fdfs_protocol::tracker::{FetchAll, FetchOne};
+    use fdfs_protocol::{Command, HEADER_LEN, Header, IpSize, Status};
+
+    const FILE: &str = "group1/M00/00/00/wKgBaFqtJXqASMYZAAAADAAAAAAA123.txt";
+
+    /// A server that answers each request with a body, or that there is no such thing.
+    fn serve(answer: impl Fn(Command) -> Option<Vec<u8>> + Send + Clone + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let answer = answer.clone();
+                std::thread::spawn(move || {
+                    let mut head = [0; HEADER_LEN];
+                    while stream.read_exact(&mut head).is_ok() {
+                        let header = Header::decode(&head).unwrap();
+                        stream.read_exact(&mut vec![0; header.body_len as usize]).unwrap();
+                        let answer = match answer(Command::from_code(header.cmd).unwrap()) {
+                            Some(body) => [&Header::ok(body.len() as u64).encode(), &body[..]].concat(),
+                            None => Header::failure(Status::ENOENT).encode().to_vec(),
+                        };
+                        stream.write_all(&answer).unwrap();
+                    }
+                });
+            }
+        });
+        addr
+    }
+
+    /// A cluster of two storages without the file, or of which the second one has it. The first takes the changes.
+    fn cluster(second_has_it: bool) -> Cluster {
+        let storage = |has: bool| {
+            serve(move |command| {
+                let info =
+                    FileInfo { size: 12, mtime: 1, crc32: 0, source: std::net::IpAddr::from([127, 0, 0, 1]).into() };
+                let mut body = Vec::new();
+                info.encode(IpSize::V4, &mut body);
+                (has && command == Command::QueryFileInfo).then_some(body)
+            })
+        };
+        let storages = [storage(false), storage(second_has_it)];
+        let tracker = serve(move |command| {
+            let group = "group1".parse().unwrap();
+            let mut body = Vec::new();
+            match command {
+                Command::QueryUpdate => FetchOne { group, server: storages[0].into() }.encode(IpSize::V4, &mut body),
+                Command::QueryFetchAll => {
+                    FetchAll { group, servers: vec![storages[0].into()] }.encode(IpSize::V4, &mut body);
+                }
+                Command::ListStorage => storages.iter().for_each(|storage| {
+                    let blank = vec![0; StorageRecord::len(IpSize::V4)];
+                    let record = StorageRecord {
+                        status: StorageStatus::Active,
+                        ip: storage.ip().into(),
+                        port: storage.port(),
+                        ..StorageRecord::decode(&blank, IpSize::V4).unwrap()
+                    };
+                    record.encode(IpSize::V4, &mut body);
+                }),
+                _ => return None,
+            }
+            Some(body)
+        });
+        Cluster { client: Client::new(ClientConfig::new([tracker.into()])), disk: None }
+    }
+
+    #[tokio::test]
+    async fn a_file_counts_as_deleted_only_when_no_member_has_it() {
+        let error = cluster(true).delete(FILE).await.unwrap_err();
+        assert!(matches!(error, ContentError::NotFound(_)), "{error}");
+        cluster(false).delete(FILE).await.unwrap();
     }
 }

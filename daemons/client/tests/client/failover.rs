@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fdfs_client::{Client, ClientConfig, Content, Error, ExtName, FileId, ServerAddress};
+use fdfs_client::{Client, ClientConfig, Content, Error, ExtName, FileId, Metadata, MetadataMode, ServerAddress};
 use fdfs_protocol::{Command, Header, Status};
 
 use crate::fake::{Fake, Fault, Files, Members, Reply, copy, members, storage, tracker, tracker_believing};
@@ -135,6 +135,25 @@ async fn not_found_is_what_every_member_says() {
     group.storages[0].stop().await;
     let error = soon(group.client.download_buf(&id, 0, 0)).await.unwrap_err();
     assert!(!error.is_not_found(), "{error}");
+}
+
+#[tokio::test]
+async fn metadata_is_read_elsewhere_when_who_takes_changes_lacks_the_file() {
+    let group = group().await;
+    let id = group.put().await;
+    let mut metadata = Metadata::new();
+    metadata.insert(b"width", b"100").unwrap();
+    group.client.set_metadata(&id, &metadata, MetadataMode::Overwrite).await.unwrap();
+    group.files[2].lock().extend(copy(&group.files[0]).lock().drain());
+    group.storages[0].stop().await;
+    group.members.lock()[0].1.rotate_left(1);
+    assert_eq!(soon(group.client.get_metadata(&id)).await.unwrap(), metadata);
+    assert_eq!(group.count(Command::GetMetadata)[2], 1);
+    // One that has the file, and no metadata of it, knows better than the others.
+    group.files[1].lock().insert(id.name, data()[0].to_vec());
+    let error = soon(group.client.get_metadata(&id)).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_eq!(group.count(Command::GetMetadata)[2], 1);
 }
 
 #[tokio::test]
