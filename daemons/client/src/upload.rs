@@ -179,11 +179,7 @@ impl Client {
             }
             return Ok((target, true));
         }
-        shared.fetch_targets(group).await?;
-        match shared.known_target(group) {
-            Some((target, _)) => Ok((target, false)),
-            None => Err(Error::Invalid("the tracker named no storage".to_owned())),
-        }
+        Ok((shared.fetch_targets(group).await?, false))
     }
 }
 
@@ -195,7 +191,8 @@ impl Shared {
         Some((pick.target, pick.renew))
     }
 
-    async fn fetch_targets(&self, group: Option<GroupName>) -> Result<(), Error> {
+    /// Asks where to upload; the first place, which nobody can take from the list before it was used.
+    async fn fetch_targets(&self, group: Option<GroupName>) -> Result<StoreTarget, Error> {
         let mut targets = self.ask_targets(group, TARGETS).await?;
         self.look_after(targets.iter().map(|target| Server::storage(target.addr)));
         // A tracker notices late that a storage is gone, and some give all uploads to one storage.
@@ -207,8 +204,11 @@ impl Shared {
                 targets = usable;
             }
         }
-        self.routes.lock().learn_targets(group, targets, Instant::now());
-        Ok(())
+        let (now, health) = (Instant::now(), self.health.lock());
+        let mut routes = self.routes.lock();
+        routes.learn_targets(group, targets, now);
+        let first = routes.pick_target(group, |addr| health.usable(addr), now);
+        first.map(|pick| pick.target).ok_or_else(|| Error::Invalid("the tracker named no storage".to_owned()))
     }
 
     /// Other places for an upload: the storages of the group that was chosen, then those of the other groups.
