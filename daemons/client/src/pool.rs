@@ -207,7 +207,7 @@ impl Pools {
                 tokio::time::sleep(period).await;
                 let Some(pools) = guard.0.upgrade() else { return };
                 if pools.close_expired(Instant::now()) == 0 {
-                    return;
+                    return guard.end(&pools);
                 }
             }
         });
@@ -235,6 +235,17 @@ impl Pools {
 
 /// Marks the reaper as gone when its task ends, also when the runtime it ran on is shut down.
 struct Reaping(Weak<Pools>);
+
+impl Reaping {
+    /// Ends the reaping, unless a connection was given back after the last look: whoever did that saw that there is a
+    /// reaper, and relies on it.
+    fn end(self, pools: &Arc<Pools>) {
+        drop(self);
+        if pools.close_expired(Instant::now()) > 0 {
+            Pools::reap_later(pools);
+        }
+    }
+}
 
 impl Drop for Reaping {
     fn drop(&mut self) {
@@ -338,6 +349,23 @@ mod tests {
         assert_eq!(pools.close_expired(Instant::now() + Duration::from_secs(61)), 0);
         assert_eq!(pools.idle(addr), 0);
         assert!(pools.pools.read().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_given_back_while_the_reaper_ends_is_not_forgotten() {
+        let (_listener, addr) = listener().await;
+        let pools = Pools::new(limits());
+        *pools.reaping.lock() = true;
+        let reaper = Reaping(Arc::downgrade(&pools));
+        assert_eq!(pools.close_expired(Instant::now()), 0);
+        pools.lease(addr, Which::Kept).await.unwrap().give_back();
+        reaper.end(&pools);
+        assert!(*pools.reaping.lock(), "there is another reaper");
+        // With nothing left it ends.
+        *pools.reaping.lock() = true;
+        pools.clear();
+        Reaping(Arc::downgrade(&pools)).end(&pools);
+        assert!(!*pools.reaping.lock());
     }
 
     #[tokio::test]
