@@ -28,6 +28,9 @@ use crate::routes::StoreTarget;
 /// How long the addresses of a host name are used.
 const NAMES_KEPT: Duration = Duration::from_secs(60);
 
+/// How long old addresses are used when a look-up fails, and while one is under way.
+const NAMES_RETRY: Duration = Duration::from_secs(10);
+
 /// The configured trackers and where they are.
 #[derive(Debug)]
 pub(crate) struct Trackers {
@@ -57,6 +60,8 @@ impl Trackers {
         {
             return Ok(Arc::clone(&known.addrs));
         }
+        // The others need not wait for the name service.
+        self.go_on_with(&known);
         let mut addrs = Vec::new();
         let mut failure = None;
         for tracker in &self.configured {
@@ -71,6 +76,7 @@ impl Trackers {
         }
         if addrs.is_empty() {
             // Old addresses are better than none.
+            self.go_on_with(&known);
             return match (known, failure) {
                 (Some(known), _) => Ok(known.addrs),
                 (None, Some(failure)) => Err(failure),
@@ -80,6 +86,14 @@ impl Trackers {
         let addrs: Arc<[SocketAddr]> = addrs.into();
         *self.resolved.lock() = Some(Resolved { addrs: Arc::clone(&addrs), until: Some(Instant::now() + NAMES_KEPT) });
         Ok(addrs)
+    }
+
+    /// Has addresses that are too old, if there are any, used a while longer.
+    fn go_on_with(&self, known: &Option<Resolved>) {
+        if let Some(known) = known {
+            let until = Some(Instant::now() + NAMES_RETRY);
+            *self.resolved.lock() = Some(Resolved { until, ..known.clone() });
+        }
     }
 }
 
@@ -483,4 +497,23 @@ impl Tracker<'_> {
 
 fn nothing(body: &[u8]) -> Result<(), WireError> {
     fdfs_protocol::tracker::no_body(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_name_service_old_addresses_are_used_and_few_wait_for_it() {
+        let trackers = Trackers::new(&["tracker.invalid:22122".parse().unwrap()]);
+        let addrs: Arc<[SocketAddr]> = [SocketAddr::from(([10, 0, 0, 1], 22122))].into();
+        *trackers.resolved.lock() = Some(Resolved { addrs: Arc::clone(&addrs), until: Some(Instant::now()) });
+        let is_known = || trackers.resolved.lock().as_ref().is_some_and(|known| known.until > Some(Instant::now()));
+        let mut looking = std::pin::pin!(trackers.addrs(Duration::from_secs(60)));
+        let first = std::future::poll_fn(|cx| std::task::Poll::Ready(looking.as_mut().poll(cx))).await;
+        assert!(is_known(), "another one does not wait for the look-up");
+        let found = if first.is_ready() { trackers.addrs(Duration::ZERO).await } else { looking.await };
+        assert_eq!(found.unwrap(), addrs);
+        assert!(is_known(), "nor does the next one look again at once");
+    }
 }
