@@ -18,8 +18,8 @@ use crate::pool::{Lease, NoConnection, Which};
 
 /// How long to look for the reason after a server refused to take the rest of a request.
 const REASON: Duration = Duration::from_secs(1);
-/// Answers other than file content are never larger; the largest (a list of groups) has 58 KiB.
-const MAX_ANSWER: u64 = 1024 * 1024;
+/// Answers are never larger, but for file content and the list of all storages; the next (a list of groups) has 58 KiB.
+pub(crate) const MAX_ANSWER: u64 = 1024 * 1024;
 /// How much longer than others a request may take that has a storage compute the CRC32 of a whole file.
 pub(crate) const SLOW: u32 = 20;
 

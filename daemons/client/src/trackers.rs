@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fdfs_protocol::Encode;
 use fdfs_protocol::header::frame;
-use fdfs_protocol::stat::{GroupRecord, StorageRecord};
+use fdfs_protocol::stat::{GroupRecord, StorageHealth, StorageRecord};
 use fdfs_protocol::tracker::{
     DeleteStorage, FetchAll, FetchOne, FetchStorageIds, FileQuery, GroupList, GroupNameQuery, GroupQuery,
     LeaderAddress, MyIpAddresses, MyIpQuery, ServerQuery, StorageClusterFilter, StorageClusterStat, StorageIdsPage,
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::address::ServerAddress;
 use crate::client::{Client, Shared};
 use crate::error::{Error, Server};
-use crate::exchange::{Repeat, Request};
+use crate::exchange::{MAX_ANSWER, Repeat, Request};
 use crate::members::Members;
 use crate::patience::Pulse;
 use crate::race::{Event, Race};
@@ -30,6 +30,9 @@ const NAMES_KEPT: Duration = Duration::from_secs(60);
 
 /// How long old addresses are used when a look-up fails, and while one is under way.
 const NAMES_RETRY: Duration = Duration::from_secs(10);
+
+/// The largest answer that tells of all storages: 512 groups of 32, and a head.
+const MAX_STORAGE_STAT: u64 = 8 + 512 * 32 * StorageHealth::LEN as u64;
 
 /// The configured trackers and where they are.
 #[derive(Debug)]
@@ -106,11 +109,13 @@ struct Question<'a, M> {
     /// Ask this tracker only.
     at: Option<SocketAddr>,
     repeat: Repeat,
+    /// The largest answer that is taken.
+    limit: u64,
 }
 
 impl<'a, M: Encode> Question<'a, M> {
     fn any(command: Command, message: &'a M) -> Self {
-        Self { command, message, group: None, at: None, repeat: Repeat::Harmless }
+        Self { command, message, group: None, at: None, repeat: Repeat::Harmless, limit: MAX_ANSWER }
     }
 
     fn about(self, group: GroupName) -> Self {
@@ -138,10 +143,10 @@ impl Shared {
         count: usize,
         decode: impl Fn(&[u8]) -> Result<T, WireError> + Sync,
     ) -> Result<Vec<T>, Error> {
-        let Question { command, message, group, at, repeat } = question;
+        let Question { command, message, group, at, repeat, limit } = question;
         let mut head = Vec::new();
         frame(command, message, &mut head);
-        let request = Request::new(command, &head, repeat);
+        let request = Request { limit, ..Request::new(command, &head, repeat) };
         let order = match at {
             Some(addr) => vec![addr],
             None => {
@@ -442,7 +447,8 @@ impl Tracker<'_> {
 
     /// All storages of all groups.
     pub async fn storage_stat(&self, filter: StorageClusterFilter) -> Result<StorageClusterStat, Error> {
-        self.shared.ask(self.question(Command::StorageClusterStat, &filter), StorageClusterStat::decode).await
+        let question = Question { limit: MAX_STORAGE_STAT, ..self.question(Command::StorageClusterStat, &filter) };
+        self.shared.ask(question, StorageClusterStat::decode).await
     }
 
     /// Space of all groups.

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::fake::{Fake, Files, members, storage, tracker};
+use crate::fake::{Fake, Files, Reply, members, storage, tracker};
 use bytes::Bytes;
 use fdfs_client::{
     Client, ClientConfig, Content, Error, ExtName, FileId, FileInfoFlags, Metadata, MetadataMode, ServerAddress,
 };
 use fdfs_protocol::Command;
+use fdfs_protocol::stat::StorageHealth;
+use fdfs_protocol::tracker::{StorageClusterFilter, StorageClusterStat};
 
 struct Cluster {
     tracker: Fake,
@@ -247,6 +249,17 @@ async fn questions_to_trackers() {
     assert_eq!(tracker.query_store_all(Some(&crate::fake::group())).await.unwrap().servers.len(), 1);
     let unknown = tracker.query_store(Some(&"nogroup".parse().unwrap())).await.unwrap_err();
     assert!(matches!(&unknown, Error::NoStorage { group: Some(group), .. } if group.as_str() == "nogroup"));
+}
+
+#[tokio::test]
+async fn the_largest_cluster_can_be_looked_at() {
+    let mut stat = StorageClusterStat::default();
+    let storage = StorageHealth::decode(&[0; StorageHealth::LEN]).unwrap();
+    stat.storages.resize(512 * 32, storage);
+    let tracker = Fake::start(move |_| Reply::message(&stat)).await;
+    let client = Client::new(ClientConfig::new([tracker.addr.into()]));
+    let told = client.trackers().storage_stat(StorageClusterFilter::default()).await.unwrap();
+    assert_eq!(told.storages.len(), 512 * 32);
 }
 
 #[tokio::test]
