@@ -114,7 +114,7 @@ pub enum Error {
         status: Status,
     },
     /// No connection could be made.
-    #[error("{}: cannot connect to {server}: {source}; check that it runs and that no firewall is between", verb(*.command))]
+    #[error("{}: cannot connect to {server}: {source}; {}", verb(*.command), remedy(.source))]
     Unreachable {
         /// What was to be asked.
         command: Command,
@@ -274,6 +274,12 @@ impl Error {
         )
     }
 
+    /// True if no connection could be made for want of something on this host: nothing is known of the server then. Another
+    /// may do better, since there may be an idle connection to it.
+    pub(crate) fn is_of_this_host(&self) -> bool {
+        matches!(self, Error::Unreachable { source, .. } if lacks_room(source) || lacks_address(source))
+    }
+
     /// The server the error is about, if it is one server.
     pub fn server(&self) -> Option<Server> {
         match self {
@@ -311,6 +317,27 @@ impl Error {
             Status::ENOSPC => Error::NoSpace { command, server },
             _ => Error::Status { command, server, status },
         }
+    }
+}
+
+/// Too many files are open here.
+fn lacks_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// There is no address, or port, here to connect from.
+fn lacks_address(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+}
+
+/// What to do about a connection that could not be made.
+fn remedy(error: &io::Error) -> &'static str {
+    if lacks_room(error) {
+        "raise the limit of open files (ulimit -n)"
+    } else if lacks_address(error) {
+        "this host has no address of that kind, or all its ports for that server are in use (net.ipv4.ip_local_port_range)"
+    } else {
+        "check that it runs and that no firewall is between"
     }
 }
 

@@ -178,6 +178,7 @@ impl Shared {
     pub(crate) fn note(&self, error: Error) -> Error {
         if error.is_of_server()
             && !matches!(error, Error::Busy { .. })
+            && !error.is_of_this_host()
             && let Some(server) = error.server()
         {
             tracing::debug!(%server, %error, "request failed");
@@ -240,7 +241,7 @@ fn accept(
     Err(Error::from_status(command, server, status, &file))
 }
 
-fn error_of(command: Command, server: Server, Broken { stage, cause }: Broken) -> Error {
+pub(crate) fn error_of(command: Command, server: Server, Broken { stage, cause }: Broken) -> Error {
     let sent = matches!(stage, Stage::Sent | Stage::Answering);
     match cause {
         Cause::Timeout(limit) if stage == Stage::Connecting => Error::Unreachable {
@@ -401,6 +402,21 @@ mod tests {
             assert_eq!(answer.is_err(), refused);
             answer.into_iter().for_each(|answer| answer.finish_empty(&client.shared));
             assert!(!is_on_trial(&client, addr));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_this_host_lacks_is_no_fault_of_the_server() {
+        let server = Server::storage(([10, 0, 0, 1], 23000).into());
+        for (errno, is_of_server) in
+            [(libc::EMFILE, false), (libc::ENFILE, false), (libc::EADDRNOTAVAIL, false), (libc::ECONNREFUSED, true)]
+        {
+            let client = Client::new(ClientConfig::new([]));
+            let source = std::io::Error::from_raw_os_error(errno);
+            let broken = Broken { stage: Stage::Connecting, cause: Cause::Io(source) };
+            let error = client.shared.failed(Command::DownloadFile, server, broken);
+            assert_eq!(client.shared.health.lock().usable(server.addr), !is_of_server, "{error}");
+            assert_eq!(error.to_string().contains("check that it runs"), is_of_server, "{error}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::client::Shared;
 use crate::connection::Connection;
 use crate::content::Content;
 use crate::error::{Error, Server};
-use crate::exchange::{Answer, Request};
+use crate::exchange::{Answer, Request, error_of};
 use crate::patience::{Patience, Pulse};
 
 /// When a request is given up because its server is gone.
@@ -64,11 +64,11 @@ impl Shared {
     /// Whether the server does not answer a probe, and nothing of the requests with `pulse` moves meanwhile.
     pub(crate) async fn is_gone(&self, server: Server, pulse: &Pulse) -> bool {
         let seen = pulse.beats();
-        !self.probe(server).await && pulse.beats() == seen
+        self.probe(server).await == Some(false) && pulse.beats() == seen
     }
 
-    /// Whether the server answers a small request on a new connection soon.
-    async fn probe(&self, server: Server) -> bool {
+    /// Whether the server answers a small request on a new connection soon; `None` if this host cannot make one.
+    async fn probe(&self, server: Server) -> Option<bool> {
         let mut head = Vec::new();
         frame(Command::ActiveTest, &(), &mut head);
         let limit = self.config.failover_after;
@@ -78,7 +78,11 @@ impl Shared {
             connection.send(&head, &mut Content::empty(), &mut patience).await?;
             connection.receive_header(0, &mut patience).await
         };
-        matches!(tokio::time::timeout(limit, answered).await, Ok(Ok(_)))
+        match tokio::time::timeout(limit, answered).await {
+            Ok(Ok(_)) => Some(true),
+            Ok(Err(broken)) => (!error_of(Command::ActiveTest, server, broken).is_of_this_host()).then_some(false),
+            Err(_) => Some(false),
+        }
     }
 
     /// Probes, in the background, those of `servers` that failed a while ago.
@@ -89,7 +93,7 @@ impl Shared {
             let this = self.this.clone();
             tokio::spawn(async move {
                 let Some(shared) = this.upgrade() else { return };
-                let answered = shared.probe(server).await;
+                let answered = shared.probe(server).await == Some(true);
                 tracing::debug!(%server, answered, "probed");
                 let mut health = shared.health.lock();
                 if answered {
