@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use crate::avoid::Avoidance;
 use crate::config::ClientConfig;
 use crate::pool::{Limits, Pools};
+use crate::resolve::Trackers;
 use crate::routes::Routes;
-use crate::trackers::Trackers;
 
 /// A client of one FastDFS cluster.
 ///

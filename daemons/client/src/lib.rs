@@ -44,7 +44,7 @@
 //! |---|---|
 //! | `client`, `config`, `address`, `error` | what the caller sees |
 //! | `upload`, `change`, `read`, `download` | the operations, and where each fails over to |
-//! | `trackers` | questions to trackers |
+//! | `trackers`, `resolve` | questions to trackers, and where they are |
 //! | `exchange` | one request to one server; what may be repeated |
 //! | `race` | the same request to several servers, when the first is silent |
 //! | `watch` | whether a silent server is slow or gone |
@@ -66,6 +66,7 @@ mod patience;
 mod pool;
 mod race;
 mod read;
+mod resolve;
 mod routes;
 mod trackers;
 mod upload;
