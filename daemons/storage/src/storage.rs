@@ -308,8 +308,22 @@ fn settle_pending(
         let timestamp = last.map_or(now, |record| now.max(record.timestamp.saturating_add(1)));
         let record = Record { timestamp, origin: Origin::Client, change, name };
         binlog.append(format!("{record}\n").as_bytes())?;
+        if record.change == Change::Delete {
+            remove_metadata(store, binlog, &name)?;
+        }
     }
     Ok(())
+}
+
+/// Removes the metadata of a file that was removed, as the storage would have done that died.
+fn remove_metadata(store: &Store, binlog: &Binlog, file: &RemoteName) -> std::io::Result<()> {
+    let Some(Ok(name)) = file.metadata().map(|name| canonical(&name)) else { return Ok(()) };
+    let Ok((path, rel)) = store.locate(&name) else { return Ok(()) };
+    let Ok(meta) = path.dir.meta(&rel, false) else { return Ok(()) };
+    path.dir.unlink(&rel)?;
+    let timestamp = clock::seconds(meta.time_of_next(clock::now()));
+    let record = Record { timestamp, origin: Origin::Client, change: Change::Delete, name };
+    binlog.append(format!("{record}\n").as_bytes())
 }
 
 fn stat_path(config: &StorageConfig) -> PathBuf {

@@ -56,8 +56,16 @@ impl Service {
         let time = removal_of(&name, &meta);
         let noted = self.pending.note(Kind::Change, &name);
         self.unlink_for_good(&place, &name, seconds(time), meta.size).await?;
-        let recorded = self.record_noted(time, Change::Delete, &name, noted)?;
+        let recorded = match self.record_done(time, Change::Delete, &name) {
+            Ok(recorded) => recorded,
+            Err(status) => {
+                noted.stay();
+                return Err(status.into());
+            }
+        };
+        // Still noted: it goes with its file, at the next start if not now.
         let metadata = self.delete_metadata(&name)?;
+        drop(noted);
         self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;
         metadata.kept().await?;
         Ok(conn.send(&Header::ok(0).encode()).await?)

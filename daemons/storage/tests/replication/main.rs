@@ -442,6 +442,7 @@ fn a_change_that_died_before_its_record_is_nowhere_or_everywhere() {
     let mut c = group.client(0);
     let appender = c.upload_appender(b"0123", "log");
     let removed = c.upload(b"removed", "txt");
+    assert_eq!(c.set_metadata(&removed, MetadataMode::Overwrite, b"a\x021").status, 0);
     let kept = c.upload(b"x", "txt");
     let made: RemoteName = kept.slave(&Prefix::new("_s").unwrap(), &ExtName::new("txt").unwrap()).unwrap();
     // It was there once.
