@@ -3,7 +3,8 @@
 //! A member may be sent a file after its removal: its source pushes again what it had pushed before it was killed, was
 //! cut off while another member took the removal, or gave up a connection whose bytes arrive later all the same. Names
 //! of normal and appender files are given once, so whatever makes one of these again is late. Slaves, metadata and links can be
-//! made anew under the same name: there the times decide, and of two within a second the later to come.
+//! made anew under the same name: there the times decide. Of two at the same time FastDFS's storages mean the later to come;
+//! of those of our members what is made stays, since they remove nothing at the time it has.
 //!
 //! The newest are remembered, and after a start those in the last part of the binlog.
 

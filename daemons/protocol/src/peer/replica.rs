@@ -17,6 +17,10 @@ pub struct ReportServerId {
 }
 
 impl ReportServerId {
+    /// In the status field of the request: no two changes of one file that the sender makes have the same time, but for
+    /// appends. FastDFS's storages send 0 there, and do not read it.
+    pub const STRICT_TIMES: u8 = 1;
+
     /// Reads 16 bytes, which must name somebody.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let mut c = Cursor::exact("server id", body, StorageId::LEN)?;

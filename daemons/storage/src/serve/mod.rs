@@ -60,7 +60,7 @@ use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
 use crate::sync::compare::Questions;
 use crate::sync::lost::Lost;
-use crate::synced::{Source as Pusher, Synced};
+use crate::synced::Synced;
 use crate::taken::Taken;
 
 /// A refused body of at most this many bytes is read to its end, so that the connection can be used again.
@@ -90,6 +90,14 @@ pub struct Settings {
     pub timeout: Duration,
     /// Longest request without file content, header included.
     pub buff_size: usize,
+}
+
+/// Who pushes over a connection.
+#[derive(Debug)]
+struct Pusher {
+    source: crate::synced::Source,
+    /// No two of its changes of one file have the same time: it is none of FastDFS's storages.
+    strict: bool,
 }
 
 impl Settings {

@@ -48,6 +48,12 @@ struct Origins<'a> {
 }
 
 impl Origins<'_> {
+    /// Whether what is here with the same time is another member's change. FastDFS's storages always say who they are, and
+    /// make several changes at one time.
+    fn is_strict(&self) -> bool {
+        self.pusher.is_none_or(|pusher| pusher.strict)
+    }
+
     /// The binlog line of a change. Made before the change: a line that nobody could read is refused then.
     fn line(&self, change: Change, name: &RemoteName) -> Result<Line, Status> {
         let timestamp = self.timestamp;
@@ -67,7 +73,8 @@ impl Service {
         match command {
             Command::ReportServerId => {
                 let ReportServerId { id } = self.message(conn, ReportServerId::decode).await?;
-                *pusher = Some(self.synced.source(id).ok_or(Status::EINVAL)?);
+                let source = self.synced.source(id).ok_or(Status::EINVAL)?;
+                *pusher = Some(Pusher { source, strict: flag == ReportServerId::STRICT_TIMES });
             }
             Command::SyncCreateFile => self.take_file(conn, flag, false, from).await?,
             Command::SyncUpdateFile => self.take_file(conn, flag, true, from).await?,
@@ -123,7 +130,7 @@ impl Service {
         if let Some(pusher) = origin.pusher
             && !(origin.ahead && i64::from(origin.timestamp) > clock::now())
         {
-            self.synced.applied(pusher, origin.timestamp);
+            self.synced.applied(&pusher.source, origin.timestamp);
         }
     }
 
@@ -177,7 +184,7 @@ impl Service {
         if late(&place) {
             return self.overtaken(conn, origin, Status::EEXIST).await;
         }
-        if !replace && known(&place).is_some_and(|meta| is_same(&head, &meta)) {
+        if !replace && head.name.is_given_once() && known(&place).is_some_and(|meta| meta.size == head.size) {
             self.record_push(&line, false)?;
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }
@@ -189,6 +196,18 @@ impl Service {
         if late(&place) {
             return self.overtaken(conn, origin, Status::EEXIST).await;
         }
+        // Of two that members made at the same time all keep the same one.
+        let at_once = |meta: &Meta| !head.name.is_given_once() && meta.mtime == i64::from(head.timestamp);
+        let tied = known(&place).filter(at_once);
+        if origin.is_strict()
+            && let Some(here) = &tied
+        {
+            let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
+            if (here.size, self.checksum_soon(file, here.size).await?) > (head.size, hasher.clone().finalize()) {
+                return self.overtaken(conn, origin, Status::EEXIST).await;
+            }
+        }
+        let replace = replace || tied.is_some();
         let (_, base) = place.rel.split();
         let base = RelPath::new(base).ok_or(Status::EINVAL)?;
         let fresh = match if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) } {
@@ -267,9 +286,11 @@ impl Service {
         if !meta.is_file() && !meta.is_link() {
             return Err(Status::EINVAL.into());
         }
-        // Our members never remove a file at an earlier time than it has. FastDFS's may, with clocks that differ, and what
-        // they remove so soon after it was made stays here: better than to lose what was made anew. (A link has its own time.)
-        if !request.name.is_given_once() && meta.is_file() && meta.mtime > i64::from(request.timestamp) {
+        // Our members never remove a file at an earlier time than it has, nor at the same. FastDFS's may, with clocks that
+        // differ, and what they remove so soon after it was made stays here: better than to lose what was made anew. (A link
+        // has its own time.)
+        let removed = i64::from(request.timestamp) - i64::from(origin.is_strict());
+        if !request.name.is_given_once() && meta.is_file() && meta.mtime > removed {
             debug!("{}: was made anew after it was removed elsewhere", request.name);
             return self.overtaken(conn, origin, Status::ENOENT).await;
         }
@@ -457,11 +478,6 @@ fn is_overtaken(head: &SyncFileHead, replace: bool, here: &Meta) -> bool {
     let appender = is_appender(&head.name);
     (here.mtime > pushed && (appender || !head.name.is_given_once()))
         || (appender && !replace && here.mtime == pushed && here.size > head.size)
-}
-
-/// Whether a file that was made is the one here. One that can be made anew may have the same size and other content.
-fn is_same(head: &SyncFileHead, here: &Meta) -> bool {
-    here.size == head.size && (head.name.is_given_once() || here.mtime == i64::from(head.timestamp))
 }
 
 /// Whether a file has, from `at` on, what comes with the request; reads that until it differs.

@@ -120,7 +120,7 @@ impl Lane {
     /// # Errors
     /// [`Gone`] when the connection is of no further use.
     pub async fn identify(&mut self, id: StorageId) -> Result<(), Gone> {
-        match self.ask(Command::ReportServerId, 0, &ReportServerId { id }).await?.status {
+        match self.ask(Command::ReportServerId, ReportServerId::STRICT_TIMES, &ReportServerId { id }).await?.status {
             Status::OK => Ok(()),
             _ => Err(Gone),
         }

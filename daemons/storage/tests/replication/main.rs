@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use common::{Client, noise};
 use fdfs_protocol::file_id::{NameBlock, SizeField};
-use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
+use fdfs_protocol::peer::replica::{
+    ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
+};
 use fdfs_protocol::peer::{ChangeStatus, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::storage::MetadataMode;
-use fdfs_protocol::{Command, ExtName, Prefix, RemoteName, Status, StorageId, Version};
+use fdfs_protocol::{Command, Encode, ExtName, Prefix, RemoteName, Status, StorageId, Version};
 use fdfs_storage::disk::pending::{self, Pending};
 use group::Group;
 
@@ -269,6 +271,49 @@ fn a_name_that_is_set_aside_after_a_rename_may_be_given_back() {
     let back = SyncTwoNames { timestamp: u32::MAX, group: common::group(), name: old, other: new };
     assert_eq!(group.client(1).ask(Command::SyncRenameFile, &back, b"").status, 0);
     assert_eq!(group.client(1).content(&old), b"content");
+}
+
+#[test]
+fn of_changes_at_the_same_time_all_members_keep_the_same_one() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let mut c = group.client(0);
+    let (timestamp, mine) = (1_900_000_000, common::group());
+    // Pushes that a member sees in some order: content, or a removal; and what it has then.
+    let mut pushed = |strict: bool, pushes: [Option<&[u8]>; 2], replace: bool| {
+        let name = c.upload(b"file", "txt").metadata().unwrap();
+        let mut peer = group.client(0);
+        let mut id = Vec::new();
+        ReportServerId { id: StorageId::new("10.0.0.9").unwrap() }.encode(&mut id);
+        assert_eq!(
+            peer.raw(Command::ReportServerId.code(), u8::from(strict) * ReportServerId::STRICT_TIMES, &id).status,
+            0
+        );
+        for push in pushes {
+            let status = match push {
+                Some(content) => {
+                    let head = SyncFileHead { size: content.len() as u64, timestamp, group: mine, name };
+                    peer.ask(if replace { Command::SyncUpdateFile } else { Command::SyncCreateFile }, &head, content)
+                        .status
+                }
+                None => peer.ask(Command::SyncDeleteFile, &SyncDelete { timestamp, group: mine, name }, b"").status,
+            };
+            assert!([Status::OK, Status::EEXIST, Status::ENOENT].contains(&Status(status)), "{status}");
+        }
+        group.files(0).remove(&std::path::Path::new("data").join(name.true_name()))
+    };
+    let (one, two, long): (&[u8], &[u8], &[u8]) = (b"a\x021", b"a\x022", b"a\x02333");
+    for replace in [false, true] {
+        for [this, that] in [[one, two], [one, long], [two, long]] {
+            let here = pushed(true, [Some(this), Some(that)], replace);
+            assert!(here.is_some() && here == pushed(true, [Some(that), Some(this)], replace));
+            assert_eq!(pushed(false, [Some(that), Some(this)], replace).unwrap(), this, "FastDFS means the later one");
+        }
+        assert_eq!(pushed(true, [Some(one), None], replace).unwrap(), one);
+        assert_eq!(pushed(true, [None, Some(one)], replace).unwrap(), one);
+        assert_eq!(pushed(false, [Some(one), None], replace), None);
+        assert_eq!(pushed(false, [None, Some(one)], replace).unwrap(), one);
+    }
 }
 
 /// FastDFS skips changes of a file that has got another name since.
