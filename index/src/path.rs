@@ -8,8 +8,8 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::types::Ino;
 
-/// The largest tree of which all entries are looked through for one inode: that takes a fraction of a second.
-const SEARCHED: u64 = 1_000_000;
+/// The largest tree of which all entries are looked through for one inode: that takes milliseconds.
+const SEARCHED: u64 = 20_000;
 
 /// Deeper than any path that can be used: the bound for a database that is damaged.
 const DEEPEST: usize = 4096;

@@ -93,13 +93,14 @@ impl Shared {
             let this = self.this.clone();
             tokio::spawn(async move {
                 let Some(shared) = this.upgrade() else { return };
-                let answered = shared.probe(server).await == Some(true);
+                let answered = shared.probe(server).await;
                 tracing::debug!(%server, answered, "probed");
                 let mut health = shared.health.lock();
-                if answered {
-                    health.answered_probe(server.addr);
-                } else {
-                    health.failed_probe(server.addr, Instant::now());
+                match answered {
+                    Some(true) => health.answered_probe(server.addr),
+                    Some(false) => health.failed_probe(server.addr, Instant::now()),
+                    // Nothing is known; it is asked again when that is due.
+                    None => {}
                 }
             });
         }

@@ -218,7 +218,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     };
     let binlog = Arc::new(Binlog::open(&data)?);
     let (pending, left) = Pending::open(&data)?;
-    settle_pending(&store, &binlog, &left, |path| path.created || !is_marked(path))
+    settle_pending(&store, &binlog, &left, |path| path.created || (config.check_store_path_mark && !is_marked(path)))
         .and_then(|()| pending.settled())
         .context("cannot settle changes that were being made when the storage died")?;
     let deleted = Deleted::load(&binlog).context("cannot read the binlog")?;
@@ -320,10 +320,14 @@ fn remove_metadata(store: &Store, binlog: &Binlog, file: &RemoteName) -> std::io
     let Some(Ok(name)) = file.metadata().map(|name| canonical(&name)) else { return Ok(()) };
     let Ok((path, rel)) = store.locate(&name) else { return Ok(()) };
     let Ok(meta) = path.dir.meta(&rel, false) else { return Ok(()) };
-    path.dir.unlink(&rel)?;
     let timestamp = clock::seconds(meta.time_of_next(clock::now()));
     let record = Record { timestamp, origin: Origin::Client, change: Change::Delete, name };
-    binlog.append(format!("{record}\n").as_bytes())
+    // First: a record of what is still there is passed over, but what is gone without one nobody hears of.
+    binlog.append(format!("{record}\n").as_bytes())?;
+    if let Err(e) = path.dir.unlink(&rel) {
+        warn!("cannot remove {name}, whose file was removed: {e}");
+    }
+    Ok(())
 }
 
 fn stat_path(config: &StorageConfig) -> PathBuf {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use fdfs_tests::cluster::Cluster;
 use fdfs_tests::mount::Mount;
 use fdfs_tests::need;
+use fdfs_tests::programs;
 use fdfs_tests::tree::Random;
 
 fn mount(cluster: &Cluster, dir: &std::path::Path) -> Mount {
@@ -125,6 +126,16 @@ fn a_promise_that_cannot_be_kept_in_time_is_told_as_such() {
     // The group has no other member.
     writeln!(conf, "ack_members = 2\nack_timeout = 1").unwrap();
     cluster.storage().start().unwrap();
+    let is_active = || {
+        let shown = programs::command("fdfs_monitor").arg(cluster.client_conf()).output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).contains(" ACTIVE")
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_active() {
+        assert!(Instant::now() < deadline, "the storage does not become active");
+        // Nothing announces it to a bystander.
+        std::thread::sleep(Duration::from_millis(50));
+    }
 
     // At once, and through an appender.
     for (name, len) in [("small", 1000), ("large", 12 << 20)] {

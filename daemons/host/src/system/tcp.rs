@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::time::Duration;
@@ -210,7 +210,14 @@ pub fn own(addresses: &[IpAddr]) -> io::Result<Vec<(IpAddr, bool)>> {
     }
     // SAFETY: it comes from `getifaddrs`, and nothing points into it any more.
     unsafe { libc::freeifaddrs(first) };
-    Ok(addresses.iter().map(|ip| (*ip, ip.is_loopback() || has.contains(ip))).collect())
+    Ok(addresses.iter().map(|ip| (*ip, has.contains(ip) || is_local(*ip))).collect())
+}
+
+/// Whether what is sent to an address stays on this host: also where a route alone makes it local, and no interface has it.
+fn is_local(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let way = UdpSocket::bind((any, 0)).and_then(|way| way.connect((ip, 9)).map(|()| way));
+    way.and_then(|way| way.local_addr()).is_ok_and(|own| own.ip() == ip)
 }
 
 /// The address behind a pointer, if it is one of IP.

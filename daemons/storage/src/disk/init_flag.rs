@@ -109,7 +109,9 @@ impl InitState {
             let own = flag.store_path_marks.get(&(i as u8));
             match (own, read_mark(&file)?) {
                 (None, None) => {}
-                (Some(own), Some(found)) if *own == found => {}
+                (Some(own), Some(found)) if *own == found => {
+                    path.begins(PathMark::decode(own).map_or(0, |mark| mark.created));
+                }
                 (Some(_), None) => {
                     if !path.created {
                         warn!("{} is missing and will be made again (is this the right disk?)", file.display());

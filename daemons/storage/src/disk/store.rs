@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::{RemoteName, Status};
@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::dir::{Dir, RelPath};
 use super::rotation::dir_name;
+use crate::clock;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -32,11 +33,23 @@ pub struct StorePath {
     pub readonly: bool,
     /// Directories were made at this start: the disk is new, or another one.
     pub created: bool,
+    began: AtomicU32,
     total: AtomicU64,
     free: AtomicU64,
 }
 
 impl StorePath {
+    /// Since when it has been this store path, as far as is known, unix seconds: what is older and missing may have been on
+    /// another disk. 0 if that is not known.
+    pub fn began(&self) -> u32 {
+        self.began.load(Ordering::Relaxed)
+    }
+
+    /// Its mark tells since when it has been this store path.
+    pub fn begins(&self, time: u32) {
+        self.began.store(time, Ordering::Relaxed);
+    }
+
     /// Total and free bytes as last looked at, less what was written since.
     pub fn space(&self) -> (u64, u64) {
         (self.total.load(Ordering::Relaxed), self.free.load(Ordering::Relaxed))
@@ -100,6 +113,7 @@ impl Store {
                 dir: Arc::new(dir),
                 readonly: config.readonly,
                 created,
+                began: AtomicU32::new(if created { clock::seconds(clock::now()) } else { 0 }),
                 total: AtomicU64::new(0),
                 free: AtomicU64::new(0),
             };

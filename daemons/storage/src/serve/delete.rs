@@ -63,7 +63,7 @@ impl Service {
                 return Err(status.into());
             }
         };
-        // Still noted: it goes with its file, at the next start if not now.
+        // Still noted: it goes with its file, at the next start if this process dies now.
         let metadata = self.delete_metadata(&name)?;
         drop(noted);
         self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;

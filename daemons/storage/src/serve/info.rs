@@ -6,6 +6,7 @@ use fdfs_protocol::storage::{FileInfo, FileInfoFlags};
 use fdfs_protocol::{IpText, RemoteName, Status};
 use tracing::debug;
 
+use super::seal::checksum;
 use super::{Done, Note, Service, noted};
 use crate::counters::Count;
 use crate::disk::dir;
@@ -53,7 +54,11 @@ impl Service {
                         self.counters.count(Count::FileOpen, 1, opened.is_ok());
                         let file = opened?;
                         meta = place.try_on("look at", |_| dir::meta_of(&file))?;
-                        self.checksum_soon(file, meta.size).await?
+                        // Members that push ask silently, and give the connection up when they wait too long.
+                        match flags.silent {
+                            true => self.checksum_soon(self.settings.patience(), file, meta.size).await?,
+                            false => checksum(file, meta.size, self.settings.timeout).await?,
+                        }
                     }
                 }
             }

@@ -21,7 +21,7 @@ use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
 };
 use fdfs_protocol::{Command, RemoteName, Status};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, warn};
 
 use super::change::shorten;
@@ -192,6 +192,7 @@ impl Service {
         let hasher = self.receive_push(conn, incoming.file(), &head).await?;
         place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp, Origin::Replica))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
+        let began = Instant::now();
         let mut held = self.names.hold(&head.name, self.settings.patience()).await?;
         if late(&place) {
             return self.overtaken(conn, origin, Status::EEXIST).await;
@@ -203,7 +204,9 @@ impl Service {
             && let Some(here) = &tied
         {
             let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
-            if (here.size, self.checksum_soon(file, here.size).await?) > (head.size, hasher.clone().finalize()) {
+            let patience = self.settings.patience().saturating_sub(began.elapsed());
+            let crc32 = self.checksum_soon(patience, file, here.size).await?;
+            if (here.size, crc32) > (head.size, hasher.clone().finalize()) {
                 return self.overtaken(conn, origin, Status::EEXIST).await;
             }
         }

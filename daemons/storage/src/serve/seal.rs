@@ -110,9 +110,8 @@ impl Service {
     /// [`checksum`], before who asks for it gives up.
     ///
     /// # Errors
-    /// As [`checksum`]; `EAGAIN` also when it takes too long.
-    pub(super) async fn checksum_soon(&self, file: File, size: u64) -> Result<u32, Status> {
-        let patience = self.settings.patience();
+    /// As [`checksum`]; `EAGAIN` also when it takes longer than `patience`.
+    pub(super) async fn checksum_soon(&self, patience: Duration, file: File, size: u64) -> Result<u32, Status> {
         tokio::time::timeout(patience, checksum(file, size, patience)).await.unwrap_or(Err(Status::EAGAIN))
     }
 
@@ -142,7 +141,7 @@ impl Service {
 ///
 /// # Errors
 /// `EAGAIN`: it was not its turn within `patience`, or the file became shorter meanwhile; else what the system reported.
-async fn checksum(file: File, size: u64, patience: Duration) -> Result<u32, Status> {
+pub(super) async fn checksum(file: File, size: u64, patience: Duration) -> Result<u32, Status> {
     let mut hasher = crc32fast::Hasher::new();
     let _turn = match size <= INLINE {
         true => None,

@@ -228,9 +228,11 @@ impl Aside {
         pause
     }
 
-    /// The peer has this file as it is here.
-    pub fn settled(&mut self, name: &RemoteName) {
-        if let Some(entry) = self.names.remove(name) {
+    /// There is no more to be done about this change of a name; about a later one there is.
+    pub fn settled(&mut self, name: &RemoteName, cause: Cause) {
+        if self.names.get(name).is_some_and(|entry| entry.cause == cause)
+            && let Some(entry) = self.names.remove(name)
+        {
             self.order.remove(&(entry.due, *name));
         }
         self.stale |= self.names.is_empty() || self.lines > 2 * self.names.len() + 1000;
@@ -312,12 +314,14 @@ mod tests {
         aside.add(name(3), changed(102), now).unwrap();
         let mut again = Aside::open(path.clone(), now).unwrap();
         assert!(again.contains(&name(3)));
-        again.settled(&name(3));
+        again.settled(&name(3), changed(101));
+        assert!(again.contains(&name(3)), "it changed since");
+        again.settled(&name(3), changed(102));
         assert_eq!((again.len(), again.due(now, |_| true)), (2, Some((name(1), changed(100)))));
         assert_eq!(again.due(now, |n| *n != name(1)), Some((name(2), changed(101))));
-        again.settled(&name(1));
+        again.settled(&name(1), changed(100));
         assert!(!again.contains(&name(1)) && again.contains(&name(2)));
-        again.settled(&name(2));
+        again.settled(&name(2), changed(101));
         again.sync().await.unwrap();
         assert!(again.is_empty() && !path.exists());
         again.add(name(4), changed(103), now).unwrap();

@@ -20,14 +20,12 @@ use fdfs_protocol::peer::replica::{
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::aside::Cause;
 use super::rules::{Answer, Verdict, judge};
-use crate::blocking;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
-use crate::disk::history::last_of;
 use crate::net::{Conn, Gone, SendError};
 use crate::serve::Service;
 use crate::serve::info::{has_sum, is_appender};
@@ -199,7 +197,13 @@ impl Lane {
                 Some(new) => self.rename(Origin::Client, Whole { name: &new, timestamp }, name).await,
                 None if removed => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
                 // If it was removed, the record of that comes later. If a disk was lost, the peer's may be the last one.
-                None => Ok(()),
+                None => {
+                    info!(
+                        "{name} is not here, and was not removed as far as is known: {} keeps what it has",
+                        self.peer
+                    );
+                    Err(Stop::Outcome(Outcome::PassedOver))
+                }
             },
             Some(meta) if meta.is_link() => self.link(whole, None).await,
             Some(_) => self.send_whole(Command::SyncUpdateFile, whole).await,
@@ -317,7 +321,7 @@ impl Lane {
             // The record of the new name's end comes later; of the old one nothing else is said. Without such an end, a
             // disk was lost.
             return match self.meta(&old, false)? {
-                None if self.is_removed(*whole.name).await? => self.simple(Command::SyncDeleteFile, &remove_old).await,
+                None if !self.is_lost(&whole) => self.simple(Command::SyncDeleteFile, &remove_old).await,
                 _ => Ok(()),
             };
         };
@@ -347,15 +351,11 @@ impl Lane {
         }
     }
 
-    /// Whether a file that is not here was removed, or got another name.
-    async fn is_removed(&self, name: RemoteName) -> Result<bool, Stop> {
-        if self.service.deleted.has(&name) {
-            return Ok(true);
-        }
-        let binlog = self.service.binlog.clone();
-        let known = blocking::run(move || last_of(&binlog, vec![name])).await;
-        let known = known.map_err(|e| Stop::Outcome(Outcome::Unreadable(e)))?;
-        Ok(known.last.get(&name).is_some_and(|record| record.change == Change::Delete))
+    /// Whether a file that is not here may have been lost with its disk: nothing is known of its removal, and the store path
+    /// began no earlier than the change was made.
+    fn is_lost(&self, whole: &Whole<'_>) -> bool {
+        let began = self.service.store.locate(whole.name).map_or(0, |(path, _)| path.began());
+        whole.timestamp <= began && !self.service.deleted.has(whole.name)
     }
 
     /// Whether the peer has something else under the old name than what got the new one: changes of the old name may not

@@ -281,6 +281,9 @@ impl Peer {
         let of_source = blocking::run(move || Aside::open(path, now)).await?;
         if let Some(aside) = &mut self.aside {
             for (name, cause) in of_source.names() {
+                if aside.contains(&name) {
+                    continue;
+                }
                 aside.add(name, cause, now)?;
             }
             aside.sync().await?;

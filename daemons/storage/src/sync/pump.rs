@@ -226,10 +226,15 @@ impl<'a> Pump<'a> {
         loop {
             let now = Instant::now();
             let busy = |name: &RemoteName| self.window.has(&[Some(*name), None]) || self.reconciling.contains(name);
-            let aside = self.aside.due(now, |name| !busy(name));
+            let mut aside = self.aside.due(now, |name| !busy(name));
+            let finished = self.window.is_empty();
             // Its time may be after those of records that are still to be pushed: not over the first lane, if there is
             // another.
-            let number = match self.turns.next(self.window.is_empty() && aside.is_none(), now) {
+            let mut turn = self.turns.next(finished && aside.is_none(), now);
+            if turn == Turn::Full && aside.take().is_some() {
+                turn = self.turns.next(finished, now);
+            }
+            let number = match turn {
                 Turn::Lane(number) => number,
                 Turn::Not(until) => return Ok(Idle::Until(Some(until))),
                 Turn::Full => return Ok(Idle::Until(None)),
@@ -354,13 +359,16 @@ impl<'a> Pump<'a> {
                 self.window.done(ticket);
                 self.moved();
             }
-            Job::Aside(name, _) => {
+            Job::Aside(name, cause) => {
                 self.reconciling.retain(|other| *other != name);
                 match result {
-                    Ok(Outcome::Done | Outcome::PassedOver) => {
-                        self.aside.settled(&name);
+                    Ok(outcome @ (Outcome::Done | Outcome::PassedOver)) => {
+                        self.aside.settled(&name, cause);
                         self.moved();
-                        info!("replication to {}: {name} is as it is here", self.id);
+                        match outcome {
+                            Outcome::Done => info!("replication to {}: {name} is as it is here", self.id),
+                            _ => info!("replication to {}: {name} stays as it is there", self.id),
+                        }
                     }
                     Ok(outcome) => {
                         let pause = self.aside.failed(&name, Instant::now());
@@ -406,6 +414,8 @@ impl<'a> Pump<'a> {
             return Ok(());
         }
         let now = Instant::now();
+        // What is set aside already comes, and the comparison need not reach as far as what is known of that.
+        let lacking: Vec<_> = lacking.into_iter().filter(|(name, _)| !self.aside.contains(name)).collect();
         for (name, cause) in &lacking {
             self.aside.add(*name, *cause, now)?;
             // All loops share this thread.

@@ -482,7 +482,16 @@ fn a_push_that_died_half_way_is_made_good() {
 
 #[test]
 fn a_change_that_died_before_its_record_is_nowhere_or_everywhere() {
-    let mut group = Group::with(2);
+    for marked in [true, false] {
+        a_change_died_before_its_record(marked);
+    }
+}
+
+fn a_change_died_before_its_record(marked: bool) {
+    let mut group = Group::new();
+    for _ in 0..2 {
+        group.add(|config| config.check_store_path_mark = marked);
+    }
     (0..2).for_each(|i| group.wait_active(i));
     let mut c = group.client(0);
     let appender = c.upload_appender(b"0123", "log");

@@ -85,8 +85,8 @@ fn what_is_acknowledged_is_at_two_members() {
     assert!([1, 2].map(|m| at(&group, m, &sealed)).contains(&Some(b"aX".to_vec())));
     assert_eq!(c.set_metadata(&sealed, MetadataMode::Overwrite, b"a\x021").status, 0);
     let metadata = sealed.metadata().unwrap();
-    group.until("both others have it", |group| [1, 2].iter().all(|m| at(group, *m, &metadata).is_some()));
     assert!([1, 2].map(|m| at(&group, m, &metadata)).contains(&Some(b"a\x021".to_vec())));
+    group.until("both others have it", |group| [1, 2].iter().all(|m| at(group, *m, &metadata).is_some()));
     assert_eq!(c.delete(&sealed).status, 0);
     assert!([1, 2].map(|m| at(&group, m, &sealed)).contains(&None));
     assert!([1, 2].map(|m| at(&group, m, &metadata)).contains(&None));

@@ -2,6 +2,7 @@
 
 use fdfs_protocol::binlog::Change;
 use fdfs_protocol::{RemoteName, Status};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::Origins;
@@ -20,6 +21,7 @@ impl Service {
         }
         let origin = Origins { timestamp: request.timestamp, ahead: false, pusher };
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
+        let began = Instant::now();
         let mut held = self.names.hold(&request.other, self.settings.patience()).await?;
         self.can_record()?;
         if self.deleted.is_late_rename(&request.name, request.timestamp) {
@@ -28,7 +30,7 @@ impl Service {
         // Also if the file is not here under its old name: that may still come, and is late then.
         self.deleted.rename(&request.other, &request.name, request.timestamp);
         self.lose_metadata(&request.other, origin)?;
-        let renamed = match self.is_another(&old, &held, &request.name).await {
+        let renamed = match self.is_another(&old, &held, &request.name, began).await {
             // What takes too long to look at comes whole.
             Ok(true) | Err(Status::EAGAIN) => Err(Status::ENOENT),
             Ok(false) => new.try_on("rename a file to", |p| p.dir().rename_new(&old.rel, &p.rel)),
@@ -65,7 +67,13 @@ impl Service {
 
     /// Whether the appender file `old` does not have the size and checksum that its new name tells. FastDFS passes over
     /// changes of a file that has got its new name before they were pushed, and pushes just that name.
-    async fn is_another(&self, old: &Place<'_>, held: &Held<'_>, new: &RemoteName) -> Result<bool, Status> {
+    async fn is_another(
+        &self,
+        old: &Place<'_>,
+        held: &Held<'_>,
+        new: &RemoteName,
+        began: Instant,
+    ) -> Result<bool, Status> {
         let Some(told) = new.block().ok().filter(|_| has_sum(new)) else { return Ok(false) };
         let file = old.try_on("open", |p| p.dir().open_read(&p.rel))?;
         let meta = old.try_on("look at", |_| dir::meta_of(&file))?;
@@ -77,7 +85,10 @@ impl Service {
         }
         let crc32 = match held.sum(meta.size) {
             Some(sum) => sum.hasher.finalize(),
-            None => self.checksum_soon(file, meta.size).await?,
+            None => {
+                let patience = self.settings.patience().saturating_sub(began.elapsed());
+                self.checksum_soon(patience, file, meta.size).await?
+            }
         };
         Ok(crc32 != told.crc32)
     }
