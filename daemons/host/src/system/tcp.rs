@@ -210,7 +210,7 @@ pub fn own(addresses: &[IpAddr]) -> io::Result<Vec<(IpAddr, bool)>> {
     }
     // SAFETY: it comes from `getifaddrs`, and nothing points into it any more.
     unsafe { libc::freeifaddrs(first) };
-    Ok(addresses.iter().map(|ip| (*ip, has.contains(ip) || is_local(*ip))).collect())
+    Ok(addresses.iter().map(|ip| (*ip, ip.is_loopback() || has.contains(ip) || is_local(*ip))).collect())
 }
 
 /// Whether what is sent to an address stays on this host: also where a route alone makes it local, and no interface has it.
