@@ -18,7 +18,8 @@ pub struct ReportServerId {
 
 impl ReportServerId {
     /// In the status field of the request: no two changes of one file that the sender makes have the same time, but for
-    /// appends. FastDFS's storages send 0 there, and do not read it.
+    /// appends. An ACTIVE_TEST says it where the sender is not to be counted. FastDFS's storages send 0 there, and do not
+    /// read it.
     pub const STRICT_TIMES: u8 = 1;
 
     /// Reads 16 bytes, which must name somebody.

@@ -39,6 +39,7 @@ use fdfs_protocol::binlog::Origin;
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::file_id::Source;
 use fdfs_protocol::header::{HEADER_LEN, Header};
+use fdfs_protocol::peer::replica::ReportServerId;
 use fdfs_protocol::{Command, GroupName, IpSize, IpText, RemoteName, Status, WireError};
 use fdfs_server::Handler;
 use tracing::{error, warn};
@@ -95,7 +96,8 @@ pub struct Settings {
 /// Who pushes over a connection.
 #[derive(Debug)]
 struct Pusher {
-    source: crate::synced::Source,
+    /// The member, if what comes over this connection is counted as applied.
+    source: Option<crate::synced::Source>,
     /// No two of its changes of one file have the same time: it is none of FastDFS's storages.
     strict: bool,
 }
@@ -332,7 +334,12 @@ impl Service {
             | Command::SyncCreateLink
             | Command::SyncRenameFile
             | Command::SyncCompare => self.take_push(conn, command, header.status, pusher).await,
-            Command::ActiveTest if header.body_len == 0 => Ok(conn.send(&Header::ok(0).encode()).await?),
+            Command::ActiveTest if header.body_len == 0 => {
+                if header.status == ReportServerId::STRICT_TIMES {
+                    pusher.get_or_insert(Pusher { source: None, strict: true });
+                }
+                Ok(conn.send(&Header::ok(0).encode()).await?)
+            }
             Command::Quit => Err(Refusal::Gone),
             _ => Err(Status::EINVAL.into()),
         }

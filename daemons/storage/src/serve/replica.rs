@@ -48,10 +48,9 @@ struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    /// Whether what is here with the same time is another member's change. FastDFS's storages always say who they are, and
-    /// make several changes at one time.
+    /// Whether what is here with the same time is another member's change. FastDFS's storages make several at one time.
     fn is_strict(&self) -> bool {
-        self.pusher.is_none_or(|pusher| pusher.strict)
+        self.pusher.is_some_and(|pusher| pusher.strict)
     }
 
     /// The binlog line of a change. Made before the change: a line that nobody could read is refused then.
@@ -60,6 +59,9 @@ impl Origins<'_> {
         Line::new(&Record { timestamp, origin: Origin::Replica, change, name: canonical(name)? })
     }
 }
+
+/// By how much two times of one of FastDFS's storages may be in the wrong order, seconds.
+const THEIR_CLOCK: i64 = 1;
 
 impl Service {
     pub(super) async fn take_push(
@@ -74,7 +76,7 @@ impl Service {
             Command::ReportServerId => {
                 let ReportServerId { id } = self.message(conn, ReportServerId::decode).await?;
                 let source = self.synced.source(id).ok_or(Status::EINVAL)?;
-                *pusher = Some(Pusher { source, strict: flag == ReportServerId::STRICT_TIMES });
+                *pusher = Some(Pusher { source: Some(source), strict: flag == ReportServerId::STRICT_TIMES });
             }
             Command::SyncCreateFile => self.take_file(conn, flag, false, from).await?,
             Command::SyncUpdateFile => self.take_file(conn, flag, true, from).await?,
@@ -127,10 +129,10 @@ impl Service {
     /// The change is here, by this push or by an earlier one. The times of what is changed often run ahead of the
     /// clock: these tell nothing of other files.
     fn has(&self, origin: Origins<'_>) {
-        if let Some(pusher) = origin.pusher
+        if let Some(source) = origin.pusher.and_then(|pusher| pusher.source.as_ref())
             && !(origin.ahead && i64::from(origin.timestamp) > clock::now())
         {
-            self.synced.applied(&pusher.source, origin.timestamp);
+            self.synced.applied(source, origin.timestamp);
         }
     }
 
@@ -289,10 +291,10 @@ impl Service {
         if !meta.is_file() && !meta.is_link() {
             return Err(Status::EINVAL.into());
         }
-        // Our members never remove a file at an earlier time than it has, nor at the same. FastDFS's may, with clocks that
-        // differ, and what they remove so soon after it was made stays here: better than to lose what was made anew. (A link
-        // has its own time.)
-        let removed = i64::from(request.timestamp) - i64::from(origin.is_strict());
+        // Our members never remove a file at an earlier time than it has, nor at the same. FastDFS's may: each of their
+        // threads learns of a new second a little later or earlier, and clocks differ. What they remove so soon after it was
+        // made at another clock stays here: better than to lose what was made anew. (A link has its own time.)
+        let removed = i64::from(request.timestamp) + if origin.is_strict() { -1 } else { THEIR_CLOCK };
         if !request.name.is_given_once() && meta.is_file() && meta.mtime > removed {
             debug!("{}: was made anew after it was removed elsewhere", request.name);
             return self.overtaken(conn, origin, Status::ENOENT).await;

@@ -124,6 +124,17 @@ impl Lane {
         }
     }
 
+    /// Tells the peer that one of its kind pushes, and not who: what comes over this connection it does not count.
+    ///
+    /// # Errors
+    /// [`Gone`] when the connection is of no further use.
+    pub async fn announce(&mut self) -> Result<(), Gone> {
+        match self.ask(Command::ActiveTest, ReportServerId::STRICT_TIMES, &()).await?.status {
+            Status::OK => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
     /// Tells the peer what this storage has of the files of a lost member; it sets aside for this storage what that lacks.
     ///
     /// # Errors

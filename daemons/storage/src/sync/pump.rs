@@ -529,8 +529,9 @@ async fn carry_out(
 async fn connect(cluster: &Cluster, addr: SocketAddr, number: usize) -> Result<Lane, Lost> {
     let connected = Lane::connect(cluster.service.clone(), addr, cluster.dial).await;
     let mut lane = connected.map_err(Lost::Unconnected)?;
-    if number == 0 {
-        lane.identify(cluster.identity.id).await?;
+    match number {
+        0 => lane.identify(cluster.identity.id).await?,
+        _ => lane.announce().await?,
     }
     Ok(lane)
 }
