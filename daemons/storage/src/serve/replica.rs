@@ -357,9 +357,15 @@ impl Service {
         if modify && self.came_before(&line, &old, origin) {
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }
-        if !fits {
-            if old.size >= end && has_content(conn, file, head.offset).await? {
+        let late = self.is_out_of_turn(&old, origin);
+        if !fits || late {
+            if !modify && old.size >= end && has_content(conn, file, head.offset).await? {
                 return self.had(conn, origin, &place, Status::EEXIST).await;
+            }
+            if late {
+                debug!("{}: was changed later here than {}..{end}", head.name, head.offset);
+                conn.drain().await?;
+                return Err(Status::EAGAIN.into());
             }
             debug!("{}: has {} bytes here, cannot take {}..{end}", head.name, old.size, head.offset);
             conn.drain().await?;
@@ -401,6 +407,13 @@ impl Service {
         i64::from(origin.timestamp) < here.mtime && self.taken.has(line.as_bytes())
     }
 
+    /// Whether a change of an appender comes after one that another member made later, and perhaps knowing this one: that
+    /// member was quicker to push. To make it now would be another file than the members have that saw both in their turn.
+    /// The pusher is told to come again, which it does with the whole file. FastDFS's storages make nothing of that.
+    fn is_out_of_turn(&self, here: &Meta, origin: Origins<'_>) -> bool {
+        origin.is_strict() && self.active.get() && i64::from(origin.timestamp) < here.mtime
+    }
+
     async fn take_truncate(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
         let request = self.message(conn, SyncTruncate::decode).await?;
         self.own_group(&request.group)?;
@@ -416,6 +429,10 @@ impl Service {
         // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
         // it was pushed. What is shorter lacks something. But old files come as they are now, before what made them so, and of
         // that FastDFS passes over what goes beyond their present end: they must not be cut on the way.
+        if old.is_file() && self.is_out_of_turn(&old, origin) && !self.came_before(&line, &old, origin) {
+            debug!("{}: was changed later here than it was cut to {} bytes", request.name, request.new_size);
+            return Err(Status::EAGAIN.into());
+        }
         let other = old.size != request.old_size;
         if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
             return self.had(conn, origin, &place, Status::EEXIST).await;

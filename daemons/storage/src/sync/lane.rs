@@ -24,6 +24,7 @@ use tracing::{debug, info};
 
 use super::aside::Cause;
 use super::rules::{Answer, Verdict, judge};
+use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::net::{Conn, Gone, SendError};
@@ -217,7 +218,14 @@ impl Lane {
                 }
             },
             Some(meta) if meta.is_link() => self.link(whole, None).await,
-            Some(_) => self.send_whole(Command::SyncUpdateFile, whole).await,
+            Some(meta) => match self.send_whole(Command::SyncUpdateFile, whole).await {
+                // It may be that the peer has a later change, and lacks this one; what is here has both.
+                Err(Stop::Outcome(Outcome::PassedOver)) if is_appender(&name) && meta.mtime > i64::from(timestamp) => {
+                    let timestamp = clock::seconds(meta.mtime);
+                    self.send_whole(Command::SyncUpdateFile, Whole { timestamp, ..whole }).await
+                }
+                sent => sent,
+            },
         }
     }
 

@@ -273,6 +273,43 @@ fn a_name_that_is_set_aside_after_a_rename_may_be_given_back() {
     assert_eq!(group.client(1).content(&old), b"content");
 }
 
+/// The member that took the later change may be quicker to push it.
+#[test]
+fn a_change_that_comes_after_a_later_one_brings_the_whole_file() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload_appender(b"0123456789", "log");
+    group.converge("before");
+    let mut peer = group.client(1);
+    assert_eq!(peer.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
+    let mine = common::group();
+    let mut range = |command, offset: u64, timestamp: u32, content: &[u8]| {
+        let head = SyncRangeHead { offset, len: content.len() as u64, timestamp, group: mine, name };
+        peer.ask(command, &head, content).status
+    };
+    assert_eq!(range(Command::SyncModifyFile, 2, 1_900_000_000, b"later"), 0);
+    for (command, offset, content) in [
+        (Command::SyncModifyFile, 0, &b"x"[..]),
+        (Command::SyncAppendFile, 10, b"x"),
+        (Command::SyncAppendFile, 0, b"x"),
+    ] {
+        assert_eq!(range(command, offset, 1_899_999_999, content), Status::EAGAIN.0);
+    }
+    assert_eq!(range(Command::SyncModifyFile, 2, 1_900_000_000, b"later"), 0, "that one comes again");
+    let cut = SyncTruncate { old_size: 10, new_size: 5, timestamp: 1_899_999_999, group: mine, name };
+    assert_eq!(peer.ask(Command::SyncTruncateFile, &cut, b"").status, Status::EAGAIN.0);
+    // The other member has both changes, and the time of the later one.
+    group.stop(0);
+    let file = group.members[0].config.base_path.join("data").join(name.true_name());
+    std::fs::write(&file, b"x1later789").unwrap();
+    let later = std::time::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+    std::fs::write(group.aside(0, 1), format!("1899999999 U {name}\n")).unwrap();
+    group.start(0);
+    group.converge("after");
+    assert_eq!(group.client(1).content(&name), b"x1later789");
+}
+
 #[test]
 fn of_changes_at_the_same_time_all_members_keep_the_same_one() {
     let group = Group::with(1);
