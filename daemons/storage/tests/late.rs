@@ -7,12 +7,21 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use common::{Client, Fixture, group};
-use fdfs_protocol::peer::replica::{SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames};
+use fdfs_protocol::peer::replica::{
+    ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
+};
 use fdfs_protocol::storage::{AppendHead, MetadataMode, ModifyHead};
 use fdfs_protocol::{Command, Encode, RemoteName, Status};
 use fdfs_storage::config::Fsync;
 
 const CONTENT: &[u8] = b"content of a member that was away";
+
+/// A connection over which a member pushes that is none of FastDFS's storages.
+fn member(f: &Fixture) -> Client {
+    let mut c = f.client();
+    assert_eq!(c.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
+    c
+}
 
 fn push(client: &mut Client, command: Command, name: &RemoteName, timestamp: u32, content: &[u8]) -> Status {
     let head = SyncFileHead { size: content.len() as u64, timestamp, group: group(), name: *name };
@@ -57,7 +66,7 @@ fn foreign(client: &mut Client, appender: bool) -> RemoteName {
 #[test]
 fn what_was_removed_is_not_made_again() {
     let mut f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let mine = c.upload(CONTENT, "txt");
     c.delete(&mine).ok();
     for command in [Command::SyncCreateFile, Command::SyncUpdateFile] {
@@ -68,7 +77,7 @@ fn what_was_removed_is_not_made_again() {
     assert_eq!(remove(&mut c, &name, 1000), Status::ENOENT);
     assert_eq!(create(&mut c, &name, 990), Status::EEXIST);
     f.restart();
-    let mut c = f.client();
+    let mut c = member(&f);
     assert_eq!(create(&mut c, &name, 990), Status::EEXIST);
     assert_eq!(create(&mut c, &name.metadata().unwrap(), 995), Status::EEXIST);
     assert_eq!(create(&mut c, &mine, now()), Status::EEXIST);
@@ -82,7 +91,7 @@ fn what_was_removed_is_not_made_again() {
 #[test]
 fn metadata_goes_with_its_file() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let name = foreign(&mut c, true);
     let metadata = name.metadata().unwrap();
     assert_eq!(create(&mut c, &name, 1000), Status::OK);
@@ -96,7 +105,7 @@ fn metadata_goes_with_its_file() {
 #[test]
 fn a_slave_can_be_made_anew() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let master = c.upload(b"master", "txt");
     let slave = c.upload_slave(&master, "_s", "txt", b"first").name();
     c.delete(&slave).ok();
@@ -109,14 +118,14 @@ fn a_slave_can_be_made_anew() {
     let made = std::fs::metadata(f.path(&slave)).unwrap().mtime() as u32;
     assert_eq!(remove(&mut c, &slave, made - 1), Status::ENOENT);
     assert_eq!(c.content(&slave), b"second");
-    assert_eq!(remove(&mut c, &slave, made), Status::OK);
+    assert_eq!(remove(&mut c, &slave, made + 1), Status::OK);
     assert!(!f.path(&slave).exists());
 }
 
 #[test]
 fn a_rename_leaves_nothing_behind() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let (old, new) = (foreign(&mut c, true), foreign(&mut c, false));
     let message = SyncTwoNames { timestamp: 1000, group: group(), name: new, other: old };
     // The file comes under its old name after that was given up.
@@ -136,7 +145,7 @@ fn a_rename_leaves_nothing_behind() {
 #[test]
 fn a_rename_where_both_names_are_there_leaves_one() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let rename = |c: &mut Client, old: RemoteName, new: RemoteName| {
         let message = SyncTwoNames { timestamp: 1000, group: group(), name: new, other: old };
         Status(c.ask(Command::SyncRenameFile, &message, b"").status)
@@ -161,7 +170,7 @@ fn a_rename_where_both_names_are_there_leaves_one() {
 #[test]
 fn who_does_not_have_what_is_pushed_says_so() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let name = foreign(&mut c, true);
     let metadata = name.metadata().unwrap();
     let file = |name, timestamp, content: &[u8]| {
@@ -186,8 +195,9 @@ fn who_does_not_have_what_is_pushed_says_so() {
     assert_eq!(ask(SyncCreateFile, &file(metadata, 1000, b"m")), here);
     assert_eq!(ask(SyncUpdateFile, &file(metadata, 999, b"older")), overtaken);
     assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 999)), (Status::ENOENT, true));
-    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), done);
-    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), gone);
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), (Status::ENOENT, true));
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1001)), done);
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1001)), gone);
     assert_eq!(ask(SyncDeleteFile, &deletion(name, 1001)), done);
     assert_eq!(ask(SyncCreateFile, &file(name, 1000, CONTENT)), overtaken);
     assert_eq!(ask(SyncUpdateFile, &file(name, 1000, CONTENT)), overtaken);
@@ -197,7 +207,7 @@ fn who_does_not_have_what_is_pushed_says_so() {
 #[test]
 fn what_comes_twice_waits_for_stable_storage_too() {
     let f = Fixture::with(|config| config.fsync = Fsync::Always);
-    let mut c = f.client();
+    let mut c = member(&f);
     let (name, gone) = (foreign(&mut c, true), foreign(&mut c, false));
     let head = SyncFileHead { size: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
     let range = SyncRangeHead { offset: 0, len: CONTENT.len() as u64, timestamp: 1000, group: group(), name };
@@ -220,7 +230,7 @@ fn what_comes_twice_waits_for_stable_storage_too() {
 #[test]
 fn later_changes_stay() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let name = foreign(&mut c, true);
     assert_eq!(create(&mut c, &name, 1000), Status::OK);
     assert_eq!(c.append(&name, b" and more").status, 0);
@@ -248,7 +258,7 @@ fn later_changes_stay() {
 #[test]
 fn metadata_that_was_cleared_before_it_came_stays_away() {
     let mut f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let name = foreign(&mut c, true);
     let metadata = name.metadata().unwrap();
     assert_eq!(create(&mut c, &name, 1000), Status::OK);
@@ -256,7 +266,7 @@ fn metadata_that_was_cleared_before_it_came_stays_away() {
     assert_eq!(f.changes().last(), Some(&format!("D {metadata}")), "members that have it are told");
     assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, 1001, b"a\x02early"), Status::EEXIST);
     f.restart();
-    let mut c = f.client();
+    let mut c = member(&f);
     assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, 1001, b"a\x02early"), Status::EEXIST);
     assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, now() + 1, b"a\x02later"), Status::OK);
     assert_eq!(c.metadata(&name).ok(), b"a\x02later");
@@ -265,25 +275,25 @@ fn metadata_that_was_cleared_before_it_came_stays_away() {
 #[test]
 fn metadata_that_was_made_anew_is_not_removed_by_a_late_removal() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let name = c.upload(CONTENT, "txt");
     let metadata = name.metadata().unwrap();
     let then = now() + 100;
     assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02b"), Status::OK);
     assert_eq!(remove(&mut c, &metadata, then - 1), Status::ENOENT);
     assert_eq!(c.metadata(&name).ok(), b"a\x02b");
-    assert_eq!(remove(&mut c, &metadata, then), Status::OK);
+    assert_eq!(remove(&mut c, &metadata, then + 1), Status::OK);
     assert_eq!(c.metadata(&name).status, 2);
     // A clock that is behind does not make a removal older than what it removes.
-    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then, b"a\x02b"), Status::OK);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &metadata, then + 1, b"a\x02b"), Status::OK);
     assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"").status, 0);
-    assert_eq!(f.binlog().lines().last(), Some(format!("{} D {metadata}", then + 1).as_str()));
+    assert_eq!(f.binlog().lines().last(), Some(format!("{} D {metadata}", then + 2).as_str()));
 }
 
 #[test]
 fn what_is_changed_here_comes_after_what_a_member_with_a_clock_ahead_pushed() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let then = now() + 100;
     let mtime = |name: &RemoteName| std::fs::metadata(f.path(name)).unwrap().mtime();
     let last = || f.binlog().lines().last().unwrap().to_owned();
@@ -329,7 +339,7 @@ fn what_is_changed_here_comes_after_what_a_member_with_a_clock_ahead_pushed() {
 #[test]
 fn a_write_that_fails_does_not_count_as_a_change() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let name = foreign(&mut c, true);
     assert_eq!(create(&mut c, &name, 1000), Status::OK);
     // Pushed, and by a client: both end after a part.
@@ -356,7 +366,7 @@ fn a_write_that_fails_does_not_count_as_a_change() {
 #[test]
 fn a_modification_that_fails_half_way_is_told_to_the_members() {
     let f = Fixture::start();
-    let mut c = f.client();
+    let mut c = member(&f);
     let len = 1 << 20;
     let name = c.upload_appender(&vec![1; len as usize], "txt");
     let mut gone = f.client();
@@ -381,7 +391,7 @@ fn a_write_that_is_pushed_again_does_not_undo_a_later_one() {
         let message = SyncTruncate { old_size: 8, new_size: 6, timestamp: 1002, group: group(), name };
         Status(c.ask(Command::SyncTruncateFile, &message, b"").status)
     };
-    let mut c = f.client();
+    let mut c = member(&f);
     assert_eq!(push(&mut c, Command::SyncCreateFile, &name, 1000, b"01234567"), Status::OK);
     assert_eq!(modify(&mut c, 1001, b"ab"), Status::OK);
     assert_eq!(cut(&mut c), Status::OK);

@@ -8,6 +8,7 @@
 
 mod rename;
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -202,14 +203,19 @@ impl Service {
         // Of two that members made at the same time all keep the same one.
         let at_once = |meta: &Meta| !head.name.is_given_once() && meta.mtime == i64::from(head.timestamp);
         let tied = known(&place).filter(at_once);
-        if origin.is_strict()
-            && let Some(here) = &tied
-        {
+        if let Some(here) = &tied {
             let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
             let patience = self.settings.patience().saturating_sub(began.elapsed());
             let crc32 = self.checksum_soon(patience, file, here.size).await?;
-            if (here.size, crc32) > (head.size, hasher.clone().finalize()) {
-                return self.overtaken(conn, origin, Status::EEXIST).await;
+            match (here.size, crc32).cmp(&(head.size, hasher.clone().finalize())) {
+                Ordering::Equal if !replace => {
+                    self.record_push(&line, false)?;
+                    return self.had(conn, origin, &place, Status::EEXIST).await;
+                }
+                Ordering::Greater if origin.is_strict() => {
+                    return self.overtaken(conn, origin, Status::EEXIST).await;
+                }
+                _ => {}
             }
         }
         let replace = replace || tied.is_some();
