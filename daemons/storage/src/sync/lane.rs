@@ -219,13 +219,20 @@ impl Lane {
             },
             Some(meta) if meta.is_link() => self.link(whole, None).await,
             Some(meta) => match self.send_whole(Command::SyncUpdateFile, whole).await {
-                // It may be that the peer has a later change, and lacks this one; what is here has both.
-                Err(Stop::Outcome(Outcome::PassedOver)) if is_appender(&name) && meta.mtime > i64::from(timestamp) => {
-                    let timestamp = clock::seconds(meta.mtime);
-                    self.send_whole(Command::SyncUpdateFile, Whole { timestamp, ..whole }).await
-                }
+                Err(Stop::Outcome(Outcome::PassedOver)) if is_appender(&name) => self.catch_up(whole, meta.mtime).await,
                 sent => sent,
             },
+        }
+    }
+
+    /// The peer has a later change of an appender, and may lack this one. What is here has both once that has come here, by
+    /// when it has the time of that; until then it is tried again.
+    async fn catch_up(&mut self, whole: Whole<'_>, mtime: i64) -> Result<(), Stop> {
+        let command = Command::SyncUpdateFile;
+        match self.info(whole.name, NO_CRC).await? {
+            None => Err(Stop::Outcome(Outcome::PassedOver)),
+            Some(there) if there.mtime > mtime => Err(Stop::Outcome(Outcome::Refused(command, Status::EAGAIN))),
+            Some(_) => self.send_whole(command, Whole { timestamp: clock::seconds(mtime), ..whole }).await,
         }
     }
 

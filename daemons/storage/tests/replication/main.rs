@@ -298,14 +298,25 @@ fn a_change_that_comes_after_a_later_one_brings_the_whole_file() {
     assert_eq!(range(Command::SyncModifyFile, 2, 1_900_000_000, b"later"), 0, "that one comes again");
     let cut = SyncTruncate { old_size: 10, new_size: 5, timestamp: 1_899_999_999, group: mine, name };
     assert_eq!(peer.ask(Command::SyncTruncateFile, &cut, b"").status, Status::EAGAIN.0);
-    // The other member has both changes, and the time of the later one.
-    group.stop(0);
-    let file = group.members[0].config.base_path.join("data").join(name.true_name());
-    std::fs::write(&file, b"x1later789").unwrap();
-    let later = std::time::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
-    std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
-    std::fs::write(group.aside(0, 1), format!("1899999999 U {name}\n")).unwrap();
-    group.start(0);
+    // The other member has the earlier change, and is about to get the later one.
+    let mut set = |content: &[u8], time: u64, cause: Option<&str>| {
+        group.stop(0);
+        let file = group.members[0].config.base_path.join("data").join(name.true_name());
+        std::fs::write(&file, content).unwrap();
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(time);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        if let Some(cause) = cause {
+            std::fs::write(group.aside(0, 1), cause).unwrap();
+        }
+        group.start(0);
+        group.wait_active(0);
+        // What is due comes before this.
+        let new = group.client(0).upload(b"new", "txt");
+        let path = std::path::Path::new("data").join(new.true_name());
+        group.until("names set aside were tried", |group| group.files(1).contains_key(&path));
+    };
+    set(b"x123456789", 1_899_999_999, Some(&format!("1899999999 U {name}\n")));
+    set(b"x1later789", 1_900_000_000, None);
     group.converge("after");
     assert_eq!(group.client(1).content(&name), b"x1later789");
 }
