@@ -39,6 +39,7 @@ use crate::report::session::Cluster;
 use crate::serve::{Service, Settings, canonical};
 use crate::sync::Replication;
 use crate::sync::compare::Questions;
+use crate::sync::lives::Lives;
 use crate::sync::lost::Lost;
 use crate::synced::Synced;
 use crate::taken::Taken;
@@ -232,7 +233,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     };
     let access =
         config.access_log.map(|log| AccessLog::open(&config.base_path, log.precision, log.keep_days)).transpose()?;
-    let lost = Lost::new(binlog.dir());
+    let (lost, lives) = (Lost::new(binlog.dir()), Lives::default());
     let settings = Settings { group, timeout: config.network_timeout, buff_size: config.buff_size };
     let service = Service {
         settings,
@@ -250,6 +251,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
         acks: Acks::new(config.ack_members, config.ack_timeout),
         questions: Questions::default(),
         lost,
+        lives,
         access,
         membership: OnceLock::new(),
     };

@@ -15,6 +15,7 @@ use std::time::Duration;
 use fdfs_host::{TcpStream, tcp};
 use fdfs_protocol::header::{HEADER_LEN, Header};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
 
 use super::scratch::{SIZE, Scratch};
 
@@ -43,6 +44,7 @@ impl From<io::Error> for Gone {
 pub struct Conn<'a> {
     pub(super) stream: &'a mut TcpStream,
     peer: SocketAddr,
+    accepted: Instant,
     timeout: Duration,
     buf: Option<Scratch>,
     /// Bytes received and not consumed, while no buffer is held.
@@ -56,12 +58,18 @@ pub struct Conn<'a> {
 impl<'a> Conn<'a> {
     /// A connection that was just accepted.
     pub fn new(stream: &'a mut TcpStream, peer: SocketAddr, timeout: Duration) -> Conn<'a> {
-        Conn { stream, peer, timeout, buf: None, carry: Vec::new(), start: 0, end: 0, body: 0, sent: 0 }
+        let accepted = Instant::now();
+        Conn { stream, peer, accepted, timeout, buf: None, carry: Vec::new(), start: 0, end: 0, body: 0, sent: 0 }
     }
 
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// When it was accepted.
+    pub fn accepted(&self) -> Instant {
+        self.accepted
     }
 
     /// Body bytes of the present request that were not consumed.

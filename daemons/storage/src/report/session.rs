@@ -402,7 +402,7 @@ impl Cluster {
         let files = PeerFiles::new(self.service.binlog.dir(), id, &ip, self.port, use_ids);
         let retired = blocking::run(move || Ok(files.retire())).await;
         if retired.unwrap_or(false)
-            && let Err(e) = self.service.lost.note(*id, in_question(self.service.synced.until(id))).await
+            && let Err(e) = self.note_lost(*id, in_question(self.service.synced.until(id))).await
         {
             warn!("{e}");
         }

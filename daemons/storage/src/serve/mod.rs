@@ -60,6 +60,7 @@ use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
 use crate::sync::compare::Questions;
+use crate::sync::lives::Lives;
 use crate::sync::lost::Lost;
 use crate::synced::Synced;
 use crate::taken::Taken;
@@ -143,6 +144,8 @@ pub struct Service {
     pub questions: Questions,
     /// Members that lost their disks.
     pub lost: Lost,
+    /// Connections that these had made.
+    pub lives: Lives,
     /// The access log, if enabled.
     pub access: Option<AccessLog>,
     /// Set once, when a tracker has told.

@@ -23,7 +23,7 @@ use fdfs_protocol::peer::replica::{
 };
 use fdfs_protocol::{Command, RemoteName, Status};
 use tokio::time::{Instant, timeout};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::change::shorten;
 use super::info::{has_sum, is_appender};
@@ -36,7 +36,7 @@ use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
 use crate::disk::pending;
-use crate::names::Sum;
+use crate::names::{Held, Sum};
 use crate::net::{Conn, Gone};
 
 /// The time of a change at its source, and the source if it has said who it is.
@@ -119,6 +119,16 @@ impl Service {
         }
     }
 
+    /// The right to make a pushed change. A pusher whose disks are lost makes none any more.
+    async fn hold_for_push(&self, conn: &Conn<'_>, name: &RemoteName) -> Result<Held<'_>, Refusal> {
+        let held = self.names.hold(name, self.settings.patience()).await?;
+        if self.lives.is_over(conn.peer().ip(), conn.accepted()) {
+            info!("{name}: what {} sent before it lost its disks comes too late", conn.peer());
+            return Err(Refusal::Gone);
+        }
+        Ok(held)
+    }
+
     /// Writes the record of a pushed change. `done`: the change cannot be taken back, so that the record is owed if it
     /// cannot be written now.
     fn record_push(&self, line: &Line, done: bool) -> Result<(), Status> {
@@ -196,7 +206,7 @@ impl Service {
         place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp, Origin::Replica))?;
         // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
         let began = Instant::now();
-        let mut held = self.names.hold(&head.name, self.settings.patience()).await?;
+        let mut held = self.hold_for_push(conn, &head.name).await?;
         if late(&place) {
             return self.overtaken(conn, origin, Status::EEXIST).await;
         }
@@ -281,7 +291,7 @@ impl Service {
         let place = self.place(&request.name)?;
         let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Delete, &request.name)?;
-        let mut held = self.names.hold(&request.name, self.settings.patience()).await?;
+        let mut held = self.hold_for_push(conn, &request.name).await?;
         held.set_sum(None);
         let meta = match place.try_on("look at", |p| p.dir().meta(&p.rel, false)) {
             Err(Status::ENOENT) => {
@@ -345,7 +355,7 @@ impl Service {
         };
         let line = origin.line(change, &head.name)?;
         self.counters.tried(Count::SyncInBytes, head.len);
-        let mut held = self.names.hold(&head.name, self.settings.patience()).await?;
+        let mut held = self.hold_for_push(conn, &head.name).await?;
         let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
         let file = match opened {
             Err(Status::ENOENT) => {
@@ -426,7 +436,7 @@ impl Service {
         let place = self.place(&request.name)?;
         let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
-        let mut held = self.names.hold(&request.name, self.settings.patience()).await?;
+        let mut held = self.hold_for_push(conn, &request.name).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
             Err(Status::EISDIR) => return Err(Status::EEXIST.into()),
             other => other?,
@@ -464,7 +474,7 @@ impl Service {
         let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
         let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
-        let _held = self.names.hold(&request.name, self.settings.patience()).await?;
+        let _held = self.hold_for_push(conn, &request.name).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
         let late = self.deleted.is_late(&request.name, request.timestamp);
         if late || there(&place, false) || !there(&target, true) {

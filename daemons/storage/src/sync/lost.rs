@@ -75,17 +75,17 @@ impl Lost {
         Ok(())
     }
 
-    /// Another member says that `id` was lost. Notes it, unless that was done. `id` may be this storage itself.
+    /// Whether this is noted, or was before it was settled.
     ///
     /// # Errors
-    /// As [`note`](Lost::note).
-    pub async fn hear(&self, id: StorageId, span: Span) -> io::Result<()> {
-        let settled = self.settled.lock().get(&id).is_some_and(|until| *until >= span.until - SLACK);
-        let path = self.path(&id);
-        if settled || blocking::run(move || path.try_exists()).await? {
-            return Ok(());
+    /// What reading reported.
+    async fn is_known(&self, id: StorageId, span: Span) -> io::Result<bool> {
+        let since = span.until - SLACK;
+        if self.settled.lock().get(&id).is_some_and(|until| *until >= since) {
+            return Ok(true);
         }
-        self.note(id, span).await
+        let path = self.path(&id);
+        blocking::run(move || Ok(read(&path).is_some_and(|noted| noted.until >= since))).await
     }
 
     fn path(&self, id: &StorageId) -> PathBuf {
@@ -139,6 +139,33 @@ pub fn in_question(last: u32) -> Span {
     let now = clock::now();
     let since = if last == 0 { now - LONGEST_DELAY } else { i64::from(last) - SLACK };
     Span { since, until: now + SLACK }
+}
+
+impl Cluster {
+    /// A member lost its disks, or left: notes it, and takes nothing more that it sent before.
+    ///
+    /// # Errors
+    /// As [`Lost::note`].
+    pub async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
+        let member = self.members.borrow().get(&id).and_then(|member| member.ip.addr());
+        // Without storage ids, that is the address.
+        if let Some(ip) = member.or_else(|| id.as_str().parse().ok()) {
+            self.service.lives.end(ip);
+        }
+        self.service.lost.note(id, span).await
+    }
+
+    /// Another member says that one was lost, perhaps this storage itself, which may not have seen it: it was away, or it
+    /// was over before the next beat.
+    ///
+    /// # Errors
+    /// As [`Lost::note`].
+    pub async fn hear_of_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
+        match self.service.lost.is_known(id, span).await? {
+            true => Ok(()),
+            false => self.note_lost(id, span).await,
+        }
+    }
 }
 
 /// Asks the members, whenever one was lost; never returns.
@@ -287,7 +314,10 @@ mod tests {
         assert_eq!(lost.all().await.unwrap(), [(id, both)]);
         lost.settle(id, both).await.unwrap();
         assert_eq!(lost.all().await.unwrap(), []);
-        lost.hear(id, both).await.unwrap();
-        assert_eq!(lost.all().await.unwrap(), []);
+        assert!(lost.is_known(id, both).await.unwrap());
+        let later = Span { since: 30, until: 40 + SLACK + 1 };
+        assert!(!lost.is_known(id, later).await.unwrap(), "lost again");
+        lost.note(id, later).await.unwrap();
+        assert!(lost.is_known(id, later).await.unwrap());
     }
 }

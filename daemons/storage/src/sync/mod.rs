@@ -14,6 +14,7 @@
 //! | [`mark`] | the position on disk |
 //! | [`aside`] | what could not be pushed |
 //! | [`lost`] | members that lost their disks: what they gave to some members only |
+//! | [`lives`] | connections that such members had made before; pure |
 //! | [`account`] | what the binlog says of files, compared with another member's |
 //! | [`compare`] | questions of members that lack something, to the loops |
 //! | [`hours`] | the hours of the day in which anything is pushed; pure |
@@ -28,6 +29,7 @@ pub mod aside;
 pub mod compare;
 pub mod hours;
 pub mod lane;
+pub mod lives;
 pub mod lost;
 pub mod mark;
 pub mod peer;

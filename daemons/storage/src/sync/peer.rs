@@ -294,6 +294,6 @@ impl Peer {
     /// The peer was a member, and has begun anew or left. What it pushed to some members only is looked for among them.
     async fn note_lost(&self) -> std::io::Result<()> {
         let span = in_question(self.cluster.service.synced.until(&self.id));
-        self.cluster.service.lost.note(self.id, span).await
+        self.cluster.note_lost(self.id, span).await
     }
 }

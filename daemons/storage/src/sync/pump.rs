@@ -390,6 +390,9 @@ impl<'a> Pump<'a> {
         let Question { compare, answer } = question;
         let span = Span { since: compare.since, until: compare.until };
         let scope = Scope { span, part: compare.part, parts: compare.parts };
+        let lost = compare.lost;
+        // Before anything is read: what comes after that is compared by nobody.
+        self.cluster.hear_of_lost(lost, span).await?;
         let account = match self.cluster.service.questions.known(&self.cluster.service.binlog, scope) {
             Known::Account(account) => account,
             Known::TooLarge => {
@@ -398,7 +401,6 @@ impl<'a> Pump<'a> {
             }
             Known::Not => return Ok(()),
         };
-        let lost = compare.lost;
         let compared = blocking::run(move || {
             // Who lost its disks lost what this storage had pushed to it, too, and its source need not have all of that.
             Ok(account.ahead_of(compare.part, &compare.files, compare.sender == compare.lost))
@@ -425,8 +427,6 @@ impl<'a> Pump<'a> {
         if !lacking.is_empty() {
             info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), lost);
         }
-        // This storage may not have seen that somebody was lost: it was away, or it was over before the next beat.
-        self.cluster.service.lost.hear(lost, span).await?;
         if scope.part + 1 == scope.parts {
             self.cluster.service.questions.forget();
         }

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
+use fdfs_protocol::peer::replica::{ReportServerId, SyncDelete};
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, Encode, RemoteName, Status};
 use fdfs_storage::StorageConfig;
 use fdfs_storage::disk::pending::{self, Pending};
 
-use crate::common::noise;
+use crate::common::{Client, noise};
 use crate::group::Group;
 
 fn wipe(group: &Group, index: usize) {
@@ -75,6 +76,36 @@ fn what_a_lost_member_gave_to_some_reaches_all() {
         std::fs::read_dir(sync).unwrap().flatten().any(|e| e.file_name().to_string_lossy().ends_with(".lost"))
     };
     group.until("all have been asked", |group| (0..3).all(|i| !noted(group, i)));
+}
+
+#[test]
+fn what_a_member_sent_before_it_lost_its_disks_is_not_taken_any_more() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload(b"stays", "txt");
+    group.converge("before");
+    let addr = |i: usize| group.members[i].storage.as_ref().unwrap().addr();
+    let (ip, there) = (addr(0).ip(), addr(1));
+    let connect = || {
+        let mut c = Client::connect_from(ip, there);
+        assert_eq!(c.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
+        c
+    };
+    let mut before = connect();
+    group.stop(0);
+    wipe(&group, 0);
+    group.start(0);
+    // Member 1 is its source, and so has noted what happened.
+    group.wait_active(0);
+    let timestamp = name.block().unwrap().timestamp;
+    let delete = SyncDelete { timestamp, group: crate::common::group(), name };
+    let mut body = Vec::new();
+    delete.encode(&mut body);
+    before.send_raw(Command::SyncDeleteFile.code(), 0, &body);
+    assert!(before.is_closed());
+    assert!(has(&group, 1, &name));
+    assert_eq!(connect().ask(Command::SyncDeleteFile, &delete, b"").status, 0);
+    assert!(!has(&group, 1, &name));
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl Service {
         let origin = Origins { timestamp: request.timestamp, ahead: false, pusher };
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let began = Instant::now();
-        let mut held = self.names.hold(&request.other, self.settings.patience()).await?;
+        let mut held = self.hold_for_push(conn, &request.other).await?;
         self.can_record()?;
         if self.deleted.is_late_rename(&request.name, request.timestamp) {
             return self.lose_renamed(conn, origin, &old, &request.other, &mut held).await;
