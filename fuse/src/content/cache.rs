@@ -181,7 +181,7 @@ impl Cache {
         let mut entries = self.entries.lock();
         if entries.by_name.contains_key(&name) {
             entries.remove(&name);
-            drop(entries);
+            // Under the lock: `adopt` must not take it for one that nobody knows yet.
             let _ = std::fs::remove_file(self.path(&name));
         }
     }
