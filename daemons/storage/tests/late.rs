@@ -195,7 +195,9 @@ fn who_does_not_have_what_is_pushed_says_so() {
     assert_eq!(ask(SyncCreateFile, &file(metadata, 1000, b"m")), here);
     assert_eq!(ask(SyncUpdateFile, &file(metadata, 999, b"older")), overtaken);
     assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 999)), (Status::ENOENT, true));
-    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), (Status::ENOENT, true));
+    // It stays, and is owed to the pusher: but nobody pushes to this one.
+    assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1000)), (Status::EAGAIN, false));
+    assert_eq!(ask(SyncUpdateFile, &file(metadata, 1000, b"")), (Status::EAGAIN, false));
     assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1001)), done);
     assert_eq!(ask(SyncDeleteFile, &deletion(metadata, 1001)), gone);
     assert_eq!(ask(SyncDeleteFile, &deletion(name, 1001)), done);

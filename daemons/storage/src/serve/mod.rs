@@ -140,7 +140,7 @@ pub struct Service {
     pub syncer: Option<Syncer>,
     /// Makes changes wait for other members before they are acknowledged, if that was asked for.
     pub acks: Option<Arc<Acks>>,
-    /// Questions of members that lack something.
+    /// What other members let the push loops know.
     pub questions: Questions,
     /// Members that lost their disks.
     pub lost: Lost,

@@ -38,6 +38,7 @@ use crate::disk::incoming::Incoming;
 use crate::disk::pending;
 use crate::names::{Held, Sum};
 use crate::net::{Conn, Gone};
+use crate::sync::aside::Cause;
 
 /// The time of a change at its source, and the source if it has said who it is.
 #[derive(Clone, Copy)]
@@ -169,6 +170,20 @@ impl Service {
         Err(Refusal::Overtaken(status))
     }
 
+    /// What is here was made at the same time, and stays. The pusher gets it from here: who made it may be lost.
+    async fn kept(&self, conn: &mut Conn<'_>, origin: Origins<'_>, name: &RemoteName, status: Status) -> Done {
+        let cause = Cause { timestamp: origin.timestamp, removed: false };
+        let owed = self.questions.owe(conn.peer().ip(), *name, cause);
+        // The loops are quick; the pusher has waited for the name already.
+        match timeout(self.settings.timeout / 8, owed).await {
+            Ok(Status::OK) => self.overtaken(conn, origin, status).await,
+            _ => {
+                conn.drain().await?;
+                Err(Status::EAGAIN.into())
+            }
+        }
+    }
+
     async fn take_file(&self, conn: &mut Conn<'_>, flag: u8, replace: bool, pusher: Option<&Pusher>) -> Done {
         let body = conn.body_left();
         let names = SyncFileHead::names_len(fixed(conn, SyncFileHead::FIXED_LEN).await?)?;
@@ -223,7 +238,7 @@ impl Service {
                     return self.had(conn, origin, &place, Status::EEXIST).await;
                 }
                 Ordering::Greater if origin.is_strict() => {
-                    return self.overtaken(conn, origin, Status::EEXIST).await;
+                    return self.kept(conn, origin, &head.name, Status::EEXIST).await;
                 }
                 _ => {}
             }
@@ -313,6 +328,9 @@ impl Service {
         let removed = i64::from(request.timestamp) + if origin.is_strict() { -1 } else { THEIR_CLOCK };
         if !request.name.is_given_once() && meta.is_file() && meta.mtime > removed {
             debug!("{}: was made anew after it was removed elsewhere", request.name);
+            if origin.is_strict() && meta.mtime == i64::from(request.timestamp) {
+                return self.kept(conn, origin, &request.name, Status::ENOENT).await;
+            }
             return self.overtaken(conn, origin, Status::ENOENT).await;
         }
         self.can_record()?;

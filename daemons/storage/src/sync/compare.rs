@@ -1,17 +1,20 @@
-//! Questions of other members about what they lack (SYNC_COMPARE), on their way to the loop that pushes to the asker.
+//! What other members let the loops know that push to them: questions about what they lack (SYNC_COMPARE), and what they
+//! are to have instead of what they pushed here.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fdfs_protocol::peer::compare::SyncCompare;
-use fdfs_protocol::{Status, StorageId};
+use fdfs_protocol::{RemoteName, Status, StorageId};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::account::{Account, Scope};
+use super::aside::Cause;
 use crate::blocking;
 use crate::disk::binlog::Binlog;
 
@@ -26,6 +29,15 @@ pub struct Question {
     /// [`Status::OK`] when what the asker lacks is set aside for it on stable storage; [`Status::EFBIG`] when there must be
     /// more parts.
     pub answer: oneshot::Sender<Status>,
+}
+
+/// A member, to its loop.
+#[derive(Debug)]
+pub enum Word {
+    /// It asks for what it lacks.
+    Question(Question),
+    /// It pushed something that was made at the same time as what is here and stays; it is to have that, whoever made it.
+    Owed(RemoteName, Cause, oneshot::Sender<Status>),
 }
 
 /// What is known for an answer.
@@ -49,7 +61,7 @@ struct Scan {
 /// The way to the push loops, and the one account that is kept for their answers.
 #[derive(Debug)]
 pub struct Questions {
-    loops: Mutex<HashMap<StorageId, mpsc::Sender<Question>>>,
+    loops: Mutex<HashMap<StorageId, (IpAddr, mpsc::Sender<Word>)>>,
     one: Semaphore,
     scan: Arc<Mutex<Option<Scan>>>,
 }
@@ -92,10 +104,10 @@ impl Questions {
         *self.scan.lock() = None;
     }
 
-    /// The questions of a member, for its loop. They end when the loop begins again.
-    pub fn of(&self, member: StorageId) -> mpsc::Receiver<Question> {
+    /// The words of a member, for its loop. They end when the loop begins again.
+    pub fn of(&self, member: StorageId, ip: IpAddr) -> mpsc::Receiver<Word> {
         let (sender, receiver) = mpsc::channel(1);
-        self.loops.lock().insert(member, sender);
+        self.loops.lock().insert(member, (ip.to_canonical(), sender));
         receiver
     }
 
@@ -106,13 +118,26 @@ impl Questions {
 
     /// Asks; `EAGAIN` also if nobody pushes to the asker now, or stopped before it was done.
     pub async fn ask(&self, compare: SyncCompare) -> Status {
-        let sender = self.loops.lock().get(&compare.sender).cloned();
-        let Some(sender) = sender else { return Status::EAGAIN };
+        let sender = self.loops.lock().get(&compare.sender).map(|(_, sender)| sender.clone());
         let (answer, answered) = oneshot::channel();
-        if sender.send(Question { compare, answer }).await.is_err() {
-            return Status::EAGAIN;
-        }
-        answered.await.unwrap_or(Status::EAGAIN)
+        tell(sender, Word::Question(Question { compare, answer }), answered).await
+    }
+
+    /// Sets a name aside for the member at this address; `OK` when that is on stable storage, `EAGAIN` as for
+    /// [`ask`](Questions::ask).
+    pub async fn owe(&self, ip: IpAddr, name: RemoteName, cause: Cause) -> Status {
+        let ip = ip.to_canonical();
+        let sender = self.loops.lock().values().find(|(at, _)| *at == ip).map(|(_, sender)| sender.clone());
+        let (answer, answered) = oneshot::channel();
+        tell(sender, Word::Owed(name, cause, answer), answered).await
+    }
+}
+
+async fn tell(to: Option<mpsc::Sender<Word>>, word: Word, answered: oneshot::Receiver<Status>) -> Status {
+    let Some(to) = to else { return Status::EAGAIN };
+    match to.send(word).await {
+        Ok(()) => answered.await.unwrap_or(Status::EAGAIN),
+        Err(_) => Status::EAGAIN,
     }
 }
 
@@ -156,15 +181,23 @@ mod tests {
     async fn questions_reach_the_loop_of_the_asker_or_fail() {
         let questions = Questions::default();
         assert_eq!(questions.ask(question()).await, Status::EAGAIN);
-        let mut receiver = questions.of("2".parse().unwrap());
+        let ip: IpAddr = "10.0.0.2".parse().unwrap();
+        let mut receiver = questions.of("2".parse().unwrap(), ip);
+        let name: RemoteName = "M00/00/00/some-file".parse().unwrap();
+        let cause = Cause { timestamp: 1, removed: false };
         let serve = async {
-            let first = receiver.recv().await.unwrap();
+            let Some(Word::Question(first)) = receiver.recv().await else { panic!("no question") };
             first.answer.send(Status::OK).unwrap();
+            let Some(Word::Owed(owed, _, answer)) = receiver.recv().await else { panic!("nothing owed") };
+            assert_eq!(owed, name);
+            answer.send(Status::OK).unwrap();
             drop(receiver.recv().await.unwrap());
             drop(receiver);
         };
         let ask = async {
             assert_eq!(questions.ask(question()).await, Status::OK);
+            assert_eq!(questions.owe("10.0.0.3".parse().unwrap(), name, cause).await, Status::EAGAIN, "a stranger");
+            assert_eq!(questions.owe(ip, name, cause).await, Status::OK);
             assert_eq!(questions.ask(question()).await, Status::EAGAIN, "given up");
         };
         tokio::join!(serve, ask);

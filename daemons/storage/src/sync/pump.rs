@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::account::{Scope, Span};
 use super::aside::{self, Aside, Cause};
-use super::compare::{Known, Question};
+use super::compare::{Known, Question, Word};
 use super::lane::{Lane, Outcome};
 use super::mark::Mark;
 use super::peer::Trouble;
@@ -118,8 +118,8 @@ pub struct Pump<'a> {
     next: Option<(Record, Place)>,
     save_at: Option<Instant>,
     alarm_at: Instant,
-    /// What the peer wants to know whether it lacks.
-    questions: mpsc::Receiver<Question>,
+    /// What the peer lets this loop know.
+    words: mpsc::Receiver<Word>,
     /// As long as this lives, changes may wait for the peer to have them.
     _reached: Option<Reached>,
 }
@@ -139,7 +139,7 @@ impl<'a> Pump<'a> {
         lanes[0] = Some(first);
         let turns = Turns::new(lanes.len(), cluster.config.sync_interval, Instant::now());
         Pump {
-            questions: cluster.service.questions.of(id),
+            words: cluster.service.questions.of(id, addr.ip()),
             _reached: cluster.service.acks.as_ref().map(|acks| acks.reach()),
             window: Window::new(mark.progress()),
             reader,
@@ -193,7 +193,14 @@ impl<'a> Pump<'a> {
                     self.finish(finished, poison)?;
                 }
                 () = binlog.beyond(self.reader.place()), if at_end => {}
-                Some(question) = self.questions.recv() => self.answer(question).await?,
+                Some(word) = self.words.recv() => match word {
+                    Word::Question(question) => self.answer(question).await?,
+                    Word::Owed(name, cause, answer) => {
+                        self.aside.add(name, cause, Instant::now())?;
+                        self.aside.sync().await?;
+                        let _ = answer.send(Status::OK);
+                    }
+                },
                 changed = members.changed() => {
                     let status = members.borrow_and_update().get(&self.id).map(|m| m.status);
                     // One that is put back to waiting for the old files after it got them is begun with anew.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
-use fdfs_protocol::peer::replica::{ReportServerId, SyncDelete};
+use fdfs_protocol::peer::replica::{ReportServerId, SyncDelete, SyncFileHead};
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{Command, Encode, RemoteName, Status};
 use fdfs_storage::StorageConfig;
@@ -106,6 +106,29 @@ fn what_a_member_sent_before_it_lost_its_disks_is_not_taken_any_more() {
     assert!(has(&group, 1, &name));
     assert_eq!(connect().ask(Command::SyncDeleteFile, &delete, b"").status, 0);
     assert!(!has(&group, 1, &name));
+}
+
+#[test]
+fn of_two_that_were_made_at_once_all_get_the_same_though_their_makers_are_lost() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload(b"has metadata", "txt");
+    group.converge("before");
+    let metadata = name.metadata().unwrap();
+    let timestamp = name.block().unwrap().timestamp + 10;
+    for (member, content) in [(0, &b"a\x02less"[..]), (1, b"a\x02greater")] {
+        let mut lost = group.client(member);
+        assert_eq!(lost.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
+        let size = content.len() as u64;
+        let head = SyncFileHead { size, timestamp, group: crate::common::group(), name: metadata };
+        assert_eq!(lost.ask(Command::SyncCreateFile, &head, content).status, 0);
+    }
+    // As when those who compare find that this one lacks it.
+    group.stop(0);
+    std::fs::write(group.aside(0, 1), format!("{timestamp} U {metadata}\n")).unwrap();
+    group.start(0);
+    group.converge("the greater stays");
+    assert_eq!(group.files(0)[&Path::new("data").join(metadata.true_name())], b"a\x02greater");
 }
 
 #[test]

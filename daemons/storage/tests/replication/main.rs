@@ -350,7 +350,9 @@ fn of_changes_at_the_same_time_all_members_keep_the_same_one() {
                 }
                 None => peer.ask(Command::SyncDeleteFile, &SyncDelete { timestamp, group: mine, name }, b"").status,
             };
-            assert!([Status::OK, Status::EEXIST, Status::ENOENT].contains(&Status(status)), "{status}");
+            // EAGAIN: what stays is owed to the pusher, and nobody pushes to this one.
+            let known = [Status::OK, Status::EEXIST, Status::ENOENT, Status::EAGAIN];
+            assert!(known.contains(&Status(status)), "{status}");
         }
         group.files(0).remove(&std::path::Path::new("data").join(name.true_name()))
     };
