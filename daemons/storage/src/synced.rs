@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use fdfs_protocol::StorageId;
 use parking_lot::RwLock;
@@ -17,36 +17,52 @@ const MAX_SOURCES: usize = 128;
 /// The largest time of a change that was applied, by source.
 #[derive(Debug, Default)]
 pub struct Synced {
-    sources: RwLock<BTreeMap<StorageId, Arc<AtomicU32>>>,
+    sources: RwLock<BTreeMap<StorageId, Source>>,
     applied: AtomicU64,
 }
 
 /// A source of changes that has said who it is.
-#[derive(Debug, Clone)]
-pub struct Source(Arc<AtomicU32>);
+#[derive(Debug, Clone, Default)]
+pub struct Source(Arc<Times>);
+
+#[derive(Debug, Default)]
+struct Times {
+    until: AtomicU32,
+    heard: AtomicI64,
+}
 
 impl Synced {
     /// The source with this id; `None` when there are too many to be true.
     pub fn source(&self, id: StorageId) -> Option<Source> {
         if let Some(known) = self.sources.read().get(&id) {
-            return Some(Source(known.clone()));
+            return Some(known.clone());
         }
         let mut sources = self.sources.write();
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&id) {
             return None;
         }
-        Some(Source(sources.entry(id).or_default().clone()))
+        Some(sources.entry(id).or_default().clone())
     }
 
-    /// A change made at `timestamp` was applied.
-    pub fn applied(&self, source: &Source, timestamp: u32) {
-        source.0.fetch_max(timestamp, Ordering::Relaxed);
+    /// A change made at `timestamp` was applied, `now`.
+    pub fn applied(&self, source: &Source, timestamp: u32, now: i64) {
+        source.0.until.fetch_max(timestamp, Ordering::Relaxed);
+        source.0.heard.store(now, Ordering::Relaxed);
         self.applied.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The largest time of a change of this source, unix seconds; 0 for none.
     pub fn until(&self, id: &StorageId) -> u32 {
-        self.sources.read().get(id).map_or(0, |time| time.load(Ordering::Relaxed))
+        self.sources.read().get(id).map_or(0, |source| source.0.until.load(Ordering::Relaxed))
+    }
+
+    /// Before which time this source has made nothing that has yet to come here: that of its changes, or when the last one
+    /// came, whichever is earlier, for its clock may have been set back. `None` if nothing came.
+    pub fn heard(&self, id: &StorageId) -> Option<i64> {
+        let sources = self.sources.read();
+        let Source(times) = sources.get(id)?;
+        let until = times.until.load(Ordering::Relaxed);
+        (until > 0).then(|| times.heard.load(Ordering::Relaxed).min(until.into()))
     }
 
     /// Changes whenever something was applied.
@@ -64,9 +80,12 @@ mod tests {
         let synced = Synced::default();
         let a: StorageId = "10.0.0.1".parse().unwrap();
         let source = synced.source(a).unwrap();
-        synced.applied(&source, 100);
-        synced.applied(&synced.source(a).unwrap(), 50);
-        assert_eq!((synced.until(&a), synced.count()), (100, 2));
+        assert_eq!(synced.heard(&a), None);
+        synced.applied(&source, 100, 70);
+        synced.applied(&synced.source(a).unwrap(), 50, 71);
+        assert_eq!((synced.until(&a), synced.heard(&a), synced.count()), (100, Some(71), 2));
+        synced.applied(&source, 100, 2000);
+        assert_eq!(synced.heard(&a), Some(100));
         assert_eq!(synced.until(&"10.0.0.2".parse().unwrap()), 0);
         let taken = (0..1000).filter(|i| synced.source(format!("{i}").parse().unwrap()).is_some()).count();
         assert_eq!(taken, MAX_SOURCES - 1);

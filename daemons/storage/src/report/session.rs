@@ -29,7 +29,6 @@ use crate::blocking;
 use crate::config::StorageConfig;
 use crate::disk::init_flag::InitState;
 use crate::serve::Service;
-use crate::sync::lost::in_question;
 use crate::sync::mark::PeerFiles;
 
 /// The version trackers show; the protocol is that of this FastDFS.
@@ -402,7 +401,7 @@ impl Cluster {
         let files = PeerFiles::new(self.service.binlog.dir(), id, &ip, self.port, use_ids);
         let retired = blocking::run(move || Ok(files.retire())).await;
         if retired.unwrap_or(false)
-            && let Err(e) = self.note_lost(*id, in_question(self.service.synced.until(id))).await
+            && let Err(e) = self.member_lost(*id).await
         {
             warn!("{e}");
         }

@@ -144,7 +144,7 @@ impl Service {
         if let Some(source) = origin.pusher.and_then(|pusher| pusher.source.as_ref())
             && !(origin.ahead && i64::from(origin.timestamp) > clock::now())
         {
-            self.synced.applied(source, origin.timestamp);
+            self.synced.applied(source, origin.timestamp, clock::now());
         }
     }
 

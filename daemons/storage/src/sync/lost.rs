@@ -31,7 +31,8 @@ use crate::report::session::Cluster;
 /// Lanes carry changes in any order within this time, and clocks of writers differ a little.
 const SLACK: i64 = 60;
 
-/// Where nothing is known of a member, what is older than this is taken to be everywhere; as FastDFS's trackers do.
+/// Where nothing is known of a member, what is older than this is taken to be everywhere; as FastDFS's trackers do. And no
+/// clock is ahead by more.
 const LONGEST_DELAY: i64 = 86_400;
 
 /// More parts than there are names.
@@ -102,7 +103,7 @@ impl Lost {
                 let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".lost"));
                 let Some(id) = id.and_then(|id| id.parse().ok()) else { continue };
                 // A note that makes no sense, of a full disk perhaps, is one all the same.
-                found.push((id, read(&path).unwrap_or_else(|| in_question(0))));
+                found.push((id, read(&path).unwrap_or_else(|| in_question(None, clock::now()))));
             }
             found.sort_unstable();
             Ok(found)
@@ -134,11 +135,9 @@ fn read(path: &Path) -> Option<Span> {
     Some(Span { since: value("since")?, until: value("until")? })
 }
 
-/// When a member pushed what may not have come here: from the last change that did, as far as one is known, until now.
-pub fn in_question(last: u32) -> Span {
-    let now = clock::now();
-    let since = if last == 0 { now - LONGEST_DELAY } else { i64::from(last) - SLACK };
-    Span { since, until: now + SLACK }
+/// When a member made what may not have come here, after what came last. Its clock may be ahead.
+fn in_question(last: Option<i64>, now: i64) -> Span {
+    Span { since: last.map_or(now - LONGEST_DELAY, |last| last - SLACK), until: now + LONGEST_DELAY }
 }
 
 impl Cluster {
@@ -146,7 +145,11 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Lost::note`].
-    pub async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
+    pub async fn member_lost(&self, id: StorageId) -> io::Result<()> {
+        self.note_lost(id, in_question(self.service.synced.heard(&id), clock::now())).await
+    }
+
+    async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
         let member = self.members.borrow().get(&id).and_then(|member| member.ip.addr());
         // Without storage ids, that is the address.
         if let Some(ip) = member.or_else(|| id.as_str().parse().ok()) {
@@ -301,6 +304,13 @@ fn divide(count: u32) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_question_holds_whatever_the_clock_of_the_lost_one_said() {
+        let (now, day) = (1_000_000, LONGEST_DELAY);
+        assert_eq!(in_question(None, now), Span { since: now - day, until: now + day });
+        assert_eq!(in_question(Some(now - 5), now), Span { since: now - 5 - SLACK, until: now + day });
+    }
 
     #[tokio::test]
     async fn a_loss_that_was_noted_while_another_was_settled_stays_noted() {

@@ -16,7 +16,6 @@ use tracing::{debug, info, warn};
 
 use super::aside::Aside;
 use super::lane::Lane;
-use super::lost::in_question;
 use super::mark::{Mark, PeerFiles, Trails};
 use super::pump::{Poison, Pump};
 use super::rules::{Step, step};
@@ -114,7 +113,7 @@ impl Peer {
         if let Some(member) = known.filter(|m| matches!(m.status, StorageStatus::Deleted | StorageStatus::IpChanged)) {
             self.files(&member).retire();
             if member.status == StorageStatus::Deleted
-                && let Err(e) = self.note_lost().await
+                && let Err(e) = self.cluster.member_lost(self.id).await
             {
                 warn!("{e}");
             }
@@ -249,7 +248,7 @@ impl Peer {
             }
             if !self.anew {
                 info!("{} has begun anew since something was pushed to it", self.id);
-                self.note_lost().await?;
+                self.cluster.member_lost(self.id).await?;
             }
         }
         self.anew |= waits || begins_anew;
@@ -289,11 +288,5 @@ impl Peer {
             aside.sync().await?;
         }
         Ok(self.trails.at(&files.mark(), source.until - CLOCKS_DIFFER).unwrap_or(BEGINNING))
-    }
-
-    /// The peer was a member, and has begun anew or left. What it pushed to some members only is looked for among them.
-    async fn note_lost(&self) -> std::io::Result<()> {
-        let span = in_question(self.cluster.service.synced.until(&self.id));
-        self.cluster.note_lost(self.id, span).await
     }
 }
