@@ -8,7 +8,7 @@ use anyhow::Context;
 use fdfs_protocol::config::{ConfigError, Ini, Section, TimeOfDay};
 use fdfs_protocol::peer::join::TrackerAddress;
 use fdfs_protocol::{GroupName, StorageId};
-use fdfs_server::AllowHosts;
+use fdfs_server::{AllowHosts, Dial};
 
 use crate::access_log::Precision;
 use crate::disk::rotation::Distribution;
@@ -77,7 +77,7 @@ pub struct StorageConfig {
     pub group: Option<GroupName>,
     /// Addresses to listen on; empty for all.
     pub bind: Vec<IpAddr>,
-    /// Connect to trackers from the first of `bind`.
+    /// Connect to trackers and other storages from the first of `bind`.
     pub client_bind: bool,
     /// Port to listen on; 0 lets the system choose.
     pub port: u16,
@@ -186,6 +186,12 @@ impl StorageConfig {
             log_keep_days: 15,
             warnings: Vec::new(),
         }
+    }
+
+    /// How to connect to trackers and other storages.
+    pub fn dial(&self) -> Dial {
+        let from = self.bind.first().copied().filter(|_| self.client_bind);
+        Dial { from, connect: self.connect_timeout, answer: self.network_timeout }
     }
 
     /// What an acknowledged change has got to, in words for the log.

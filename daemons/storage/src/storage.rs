@@ -87,11 +87,7 @@ impl Storage {
     /// As [`Storage::start`].
     pub fn begin(config: StorageConfig) -> anyhow::Result<(Storage, Settled)> {
         let up_time = clock::now();
-        let dial = Dial {
-            from: config.bind.first().copied().filter(|_| config.client_bind),
-            connect: config.connect_timeout,
-            answer: config.network_timeout,
-        };
+        let dial = config.dial();
         let group = match config.group {
             Some(group) => group,
             None => ask_group(&config, dial)?,
@@ -234,7 +230,8 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     let access =
         config.access_log.map(|log| AccessLog::open(&config.base_path, log.precision, log.keep_days)).transpose()?;
     let (lost, lives) = (Lost::new(binlog.dir()), Lives::default());
-    let settings = Settings { group, timeout: config.network_timeout, buff_size: config.buff_size };
+    let settings =
+        Settings { group, timeout: config.network_timeout, buff_size: config.buff_size, dial: config.dial() };
     let service = Service {
         settings,
         store,
@@ -454,7 +451,7 @@ async fn settle(
     {
         init.mark_paths(&service.store, IpText::from(*ip), port)?;
     }
-    let _ = service.membership.set(identity.membership());
+    let _ = service.membership.set(identity.membership(port));
     Ok(())
 }
 

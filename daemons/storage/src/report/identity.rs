@@ -63,13 +63,14 @@ impl Identity {
         }
     }
 
-    /// What the serving side needs to know.
-    pub fn membership(&self) -> Membership {
+    /// What the serving side, which listens on `port`, needs to know.
+    pub fn membership(&self, port: u16) -> Membership {
         let p = &self.parameters;
         Membership {
             source: self.source(),
             reserved: p.reserved_storage_space,
             choice: if p.store_path == 2 { PathChoice::MostFree } else { PathChoice::RoundRobin },
+            port,
             ip_size: p.response_ip_addr_size,
             ids: self.ids.clone(),
         }

@@ -41,7 +41,7 @@ use fdfs_protocol::file_id::Source;
 use fdfs_protocol::header::{HEADER_LEN, Header};
 use fdfs_protocol::peer::replica::ReportServerId;
 use fdfs_protocol::{Command, GroupName, IpSize, IpText, RemoteName, Status, WireError};
-use fdfs_server::Handler;
+use fdfs_server::{Dial, Handler};
 use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};
@@ -77,6 +77,8 @@ pub struct Membership {
     pub reserved: ReservedSpace,
     /// How a store path is chosen when the client leaves it open.
     pub choice: PathChoice,
+    /// The port of the group's storages.
+    pub port: u16,
     /// Width of address fields.
     pub ip_size: IpSize,
     /// Addresses of the storages with configured ids.
@@ -92,6 +94,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Longest request without file content, header included.
     pub buff_size: usize,
+    /// How to connect to other members.
+    pub dial: Dial,
 }
 
 /// Who pushes over a connection.

@@ -6,6 +6,7 @@
 //! under its name, and in the binlog with its source's time and a lower-case letter, before it is answered. Answers have
 //! no body.
 
+mod fetch;
 mod rename;
 
 use std::cmp::Ordering;
@@ -454,6 +455,7 @@ impl Service {
         let place = self.place(&request.name)?;
         let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
         let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
+        let began = Instant::now();
         let mut held = self.hold_for_push(conn, &request.name).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
             Err(Status::EISDIR) => return Err(Status::EEXIST.into()),
@@ -468,6 +470,15 @@ impl Service {
             return Err(Status::EAGAIN.into());
         }
         let other = old.size != request.old_size;
+        // FastDFS may have passed over what made it the size it had there. Of a file without bytes all is known.
+        let lacking = other && request.new_size > 0 && old.is_file() && !origin.is_strict() && self.active.get();
+        if lacking && !self.came_before(&line, &old, origin) {
+            let patience = self.settings.patience().saturating_sub(began.elapsed());
+            if self.fetch_cut(conn.peer(), &request, origin, (&place, &old), &mut held, patience).await? {
+                self.has(origin);
+                return Ok(());
+            }
+        }
         if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }
