@@ -1,4 +1,4 @@
-//! Cuts that one of FastDFS's storages pushes of a file that is not here what it was there: the file is fetched.
+//! Cuts that one of FastDFS's storages pushes of a file that may not be here what it was there: the file is fetched.
 #![allow(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod common;
@@ -58,7 +58,7 @@ fn cut(c: &mut Client, name: &RemoteName, old_size: u64, new_size: u64, timestam
 }
 
 #[test]
-fn a_file_of_another_size_than_was_cut_is_fetched() {
+fn a_file_that_may_lack_what_was_cut_is_fetched() {
     let f = Fixture::start();
     let listener = listener(&f);
     let (mut c, mut peer) = (f.client(), member(&f));
@@ -70,6 +70,8 @@ fn a_file_of_another_size_than_was_cut_is_fetched() {
         (20, 30, 20, b"what is there, as long"),
         (40, 30, 20, b"short"),
         (40, 30, 35, b"longer, but cut again"),
+        // A write into it may have been passed over.
+        (30, 30, 20, b"what is there, as long"),
         (10, 30, 20, b""),
     ] {
         let name = c.upload_appender(&noise(here, 2), "log");
@@ -127,7 +129,9 @@ fn what_cannot_be_fetched_is_cut_where_it_is_longer() {
         (vec![0xff; HEADER_LEN], false),
         (Header::request(Command::ActiveTest, 0).encode().to_vec(), false),
     ] {
-        for (here, status, left) in [(5, Status::EEXIST, 5), (20, Status::EEXIST, 20), (40, Status::OK, 20)] {
+        for (here, status, left) in
+            [(5, Status::EEXIST, 5), (20, Status::EEXIST, 20), (30, Status::OK, 20), (40, Status::OK, 20)]
+        {
             // It was made, and changed last, before the cut.
             let content = noise(here, 1);
             let name = f.client().upload_appender(&content, "log");
@@ -159,17 +163,22 @@ fn nothing_is_fetched_where_the_cut_tells_all() {
     let mut c = f.client();
     let mut peer = member(&f);
     let content = noise(40, 1);
-    let mut made = |peer: &mut Client, (here, old, new), timestamp, status| {
-        let name = c.upload_appender(&content[..here], "log");
+    let mut made = |peer: &mut Client, (here, old, new): (u64, u64, u64), timestamp, status| {
+        let name = c.upload_appender(&content[..content.len().min(here as usize)], "log");
+        std::fs::File::options().write(true).open(f.path(&name)).unwrap().set_len(here).unwrap();
         assert_eq!(cut(peer, &name, old, new, timestamp), status);
         let asked = listener.accept();
         assert_eq!(asked.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "nobody asks");
         std::fs::metadata(f.path(&name)).unwrap().len()
     };
-    // It is what it was there, or nothing is left of it.
-    assert_eq!(made(&mut peer, (30, 30, 20), THEN, Status::OK), 20);
+    // It became longer, or nothing is left of it.
+    assert_eq!(made(&mut peer, (30, 30, 35), THEN, Status::OK), 35);
+    assert_eq!(made(&mut peer, (30, 30, 0), THEN, Status::OK), 0);
     assert_eq!(made(&mut peer, (40, 30, 0), THEN, Status::OK), 0);
     assert_eq!(made(&mut peer, (0, 30, 0), THEN, Status::EEXIST), 0);
+    // To fetch that much takes long, and mostly for nothing.
+    let large = 20 << 20;
+    assert_eq!(made(&mut peer, (large, large, large - 1), THEN, Status::OK), large - 1);
     // A member of our kind sends the file itself.
     let mut strict = member(&f);
     assert_eq!(strict.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
@@ -184,11 +193,13 @@ fn nothing_is_fetched_where_the_cut_tells_all() {
 fn a_cut_that_was_made_before_is_known() {
     let f = Fixture::start();
     let listener = listener(&f);
-    listener.set_nonblocking(true).unwrap();
     let mut c = f.client();
     let mut peer = member(&f);
     let name = c.upload_appender(&noise(30, 1), "log");
+    let asked = answering(&listener, name, Header::failure(Status::ENOENT).encode().to_vec(), false);
     assert_eq!(cut(&mut peer, &name, 30, 20, THEN), Status::OK);
+    asked.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
     assert_eq!(c.append(&name, b"later").status, 0);
     // A later write, which gives it a later time.
     assert_eq!(c.modify(&name, 0, b"x").status, 0);

@@ -469,16 +469,15 @@ impl Service {
             debug!("{}: was changed later here than it was cut to {} bytes", request.name, request.new_size);
             return Err(Status::EAGAIN.into());
         }
-        let other = old.size != request.old_size;
-        // FastDFS may have passed over what made it the size it had there. Of a file without bytes all is known.
-        let lacking = other && request.new_size > 0 && old.is_file() && !origin.is_strict() && self.active.get();
-        if lacking && !self.came_before(&line, &old, origin) {
+        let lacks = !origin.is_strict() && self.active.get() && fetch::may_lack(&request, &old);
+        if lacks && !self.came_before(&line, &old, origin) {
             let patience = self.settings.patience().saturating_sub(began.elapsed());
             if self.fetch_cut(conn.peer(), &request, origin, (&place, &old), &mut held, patience).await? {
                 self.has(origin);
                 return Ok(());
             }
         }
+        let other = old.size != request.old_size;
         if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }

@@ -1,7 +1,8 @@
-//! An appender that one of FastDFS's storages has cut, and which was not here what it was there: fetched whole.
+//! An appender that one of FastDFS's storages has cut, fetched whole.
 //!
-//! FastDFS does not push what goes beyond the end that a file has by then, and goes on with the cut. No answer to that makes
-//! it push the file; but it gives it to anybody who asks, as it is now. What it pushes of the file later comes on top.
+//! FastDFS does not push what goes beyond the end that a file has by then, also where a part of it is within, and goes on
+//! with the cut. No answer to that makes it push the file; but it gives it to anybody who asks, as it is now. What it pushes
+//! of the file later comes on top.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -23,6 +24,17 @@ use crate::disk::dir::{Meta, RelPath};
 use crate::names::{Held, Sum};
 use crate::net::{Conn, Gone};
 use crate::serve::{Place, Refusal, Service};
+
+/// Longest rest of a file that is fetched although the file had the right size before the cut: something may have been
+/// written into it all the same, but mostly was not.
+const SUSPECTED: u64 = 16 * 1024 * 1024;
+
+/// Whether a file may lack something of what a cut has left of it.
+pub(super) fn may_lack(request: &SyncTruncate, here: &Meta) -> bool {
+    let SyncTruncate { old_size: old, new_size: new, .. } = *request;
+    // Of a file without bytes all is known.
+    new > 0 && here.is_file() && (here.size != old || (new < old && new <= SUSPECTED))
+}
 
 /// Why a file was not fetched.
 enum Failure {
@@ -65,9 +77,9 @@ impl Service {
             Err(Failure::Here(status)) => return Err(status.into()),
             Err(Failure::There(why)) => {
                 warn!(
-                    "{name}: has {} bytes here, and had {} at {member} before it was cut to {}; it could not be fetched \
-                     from there ({why}) and may stay different until it is changed there again",
-                    old.size, request.old_size, request.new_size
+                    "{name}: was cut from {} to {} bytes at {member}, and had {} here; it cannot be fetched from there \
+                     ({why}), and may stay different here until it is changed there again",
+                    request.old_size, request.new_size, old.size
                 );
                 return Ok(false);
             }
