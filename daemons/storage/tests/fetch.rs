@@ -115,7 +115,7 @@ fn what_was_fetched_has_no_time_before_what_was_here() {
 
 #[test]
 fn what_cannot_be_fetched_is_cut_where_it_is_longer() {
-    let f = Fixture::with(|config| config.network_timeout = Duration::from_secs(2));
+    let f = Fixture::with(|config| config.network_timeout = Duration::from_secs(1));
     let listener = listener(&f);
     let refusal = |status| Header::failure(status).encode().to_vec();
     let short = whole(b"what is there")[..HEADER_LEN + 5].to_vec();
