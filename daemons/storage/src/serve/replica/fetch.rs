@@ -18,7 +18,8 @@ use fdfs_server::link::connect;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Origins, date};
+use super::Origins;
+use super::range::date;
 use crate::counters::Count;
 use crate::disk::dir::{Meta, RelPath};
 use crate::names::{Held, Sum};

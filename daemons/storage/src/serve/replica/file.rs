@@ -1,0 +1,211 @@
+//! SYNC_CREATE_FILE and SYNC_UPDATE_FILE: a whole file.
+
+use std::cmp::Ordering;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crc32fast::Hasher;
+use fdfs_protocol::Status;
+use fdfs_protocol::binlog::{Change, Origin};
+use fdfs_protocol::peer::replica::SyncFileHead;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::{Origins, runs_ahead};
+use crate::counters::Count;
+use crate::disk::dir::{self, Meta, RelPath};
+use crate::disk::incoming::Incoming;
+use crate::names::Sum;
+use crate::net::Conn;
+use crate::serve::info::{has_sum, is_appender};
+use crate::serve::record::Line;
+use crate::serve::upload::WHOLE;
+use crate::serve::{Done, Place, Pusher, Refusal, Service, fixed, warn_removed};
+
+/// A file that is pushed.
+struct Push<'a> {
+    head: &'a SyncFileHead,
+    /// It takes the place of what is here.
+    replace: bool,
+    place: &'a Place<'a>,
+    origin: Origins<'a>,
+    line: &'a Line,
+}
+
+impl Push<'_> {
+    /// The file that is here.
+    fn here(&self) -> Option<Meta> {
+        self.place.dir().meta(&self.place.rel, false).ok().filter(Meta::is_file)
+    }
+
+    /// The same, if it was made at the time at which what is pushed was.
+    fn tied(&self) -> Option<Meta> {
+        if self.head.name.is_given_once() {
+            return None;
+        }
+        self.here().filter(|meta| meta.mtime == i64::from(self.head.timestamp))
+    }
+}
+
+/// What stays here instead of what is pushed.
+enum Instead {
+    /// The same.
+    Same,
+    /// What was made, or removed, later.
+    Later,
+    /// What was made at the same time.
+    Other,
+}
+
+impl Service {
+    pub(super) async fn take_file(&self, conn: &mut Conn<'_>, flag: u8, replace: bool, from: Option<&Pusher>) -> Done {
+        let body = conn.body_left();
+        let names = SyncFileHead::names_len(fixed(conn, SyncFileHead::FIXED_LEN).await?)?;
+        let with_content = match Status(flag) {
+            Status::OK => true,
+            Status::EEXIST => false,
+            _ => return Err(Status::EINVAL.into()),
+        };
+        let len = SyncFileHead::FIXED_LEN + names;
+        let head = SyncFileHead::decode(conn.head(len).await?, body, with_content)?;
+        conn.consume(len);
+        self.own_group(&head.group)?;
+        let place = self.place(&head.name)?;
+        let origin = Origins { timestamp: head.timestamp, ahead: runs_ahead(&head.name), pusher: from };
+        let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
+        let push = Push { head: &head, replace, place: &place, origin, line: &line };
+        if !with_content {
+            return self.not_taken(conn, &push, Instead::Same).await;
+        }
+        self.counters.tried(Count::SyncInBytes, head.size);
+        if self.is_late(&push) {
+            return self.not_taken(conn, &push, Instead::Later).await;
+        }
+        if !replace && head.name.is_given_once() && push.here().is_some_and(|meta| meta.size == head.size) {
+            return self.not_taken(conn, &push, Instead::Same).await;
+        }
+        let incoming = self.begin_push(&place)?;
+        let hasher = self.receive_push(conn, incoming.file(), &head).await?;
+        place.try_on("set the time of", |_| dir::set_mtime(incoming.file(), head.timestamp, Origin::Replica))?;
+        // Whoever changes the file now comes first, and what it did is pushed to its source in turn.
+        let began = Instant::now();
+        let mut held = self.hold_for_push(conn, &head.name).await?;
+        if self.is_late(&push) {
+            return self.not_taken(conn, &push, Instead::Later).await;
+        }
+        let patience = self.settings.patience().saturating_sub(began.elapsed());
+        if let Some(instead) = self.made_at_once(&push, &hasher, patience).await? {
+            return self.not_taken(conn, &push, instead).await;
+        }
+        let (file, fresh) = self.give_name(&push, incoming)?;
+        held.set_sum(is_appender(&head.name).then_some(Sum { hasher, size: head.size }));
+        if let Err(status) = self.record_push(&line, !fresh) {
+            if fresh {
+                warn_removed("a file without a record", &place.dir().full(&place.rel), place.dir().unlink(&place.rel));
+            }
+            return Err(status.into());
+        }
+        self.deleted.forget(&head.name);
+        place.path.took(head.size);
+        self.settle(place.index, Some(file), self.dir_to_settle(&place)?).await?;
+        drop(held);
+        self.counters.went_well(Count::SyncInBytes, head.size);
+        self.has(origin);
+        Ok(())
+    }
+
+    /// Answers a push whose content is not taken.
+    async fn not_taken(&self, conn: &mut Conn<'_>, push: &Push<'_>, instead: Instead) -> Done {
+        match instead {
+            Instead::Same => {
+                self.record_push(push.line, false)?;
+                self.had(conn, push.origin, push.place, Status::EEXIST).await
+            }
+            Instead::Later => self.overtaken(conn, push.origin, Status::EEXIST).await,
+            Instead::Other => self.kept(conn, push.origin, &push.head.name, Status::EEXIST).await,
+        }
+    }
+
+    /// Whether the file was removed, or changed here, after what is pushed was made.
+    fn is_late(&self, push: &Push<'_>) -> bool {
+        self.deleted.is_late(&push.head.name, push.head.timestamp)
+            || push.here().is_some_and(|meta| is_overtaken(push.head, push.replace, &meta))
+    }
+
+    /// Of two files that members made at the same time all keep the same one: what stays here, if that is not what is
+    /// pushed.
+    async fn made_at_once(
+        &self,
+        push: &Push<'_>,
+        pushed: &Hasher,
+        patience: Duration,
+    ) -> Result<Option<Instead>, Refusal> {
+        let Push { head, place, .. } = push;
+        let Some(here) = push.tied() else { return Ok(None) };
+        let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
+        let crc32 = self.checksum_soon(patience, file, here.size).await?;
+        Ok(match (here.size, crc32).cmp(&(head.size, pushed.clone().finalize())) {
+            Ordering::Equal if !push.replace => Some(Instead::Same),
+            Ordering::Greater if push.origin.is_strict() => Some(Instead::Other),
+            _ => None,
+        })
+    }
+
+    /// Gives what was received its name; true if nothing had that.
+    fn give_name(&self, push: &Push<'_>, mut incoming: Incoming) -> Result<(File, bool), Refusal> {
+        let Push { head, place, .. } = push;
+        let replace = push.replace || push.tied().is_some();
+        let base = RelPath::new(place.rel.split().1).ok_or(Status::EINVAL)?;
+        let published = if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) };
+        let fresh = match published {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if !replace {
+                    warn!("{} is here with another size; taking the one that is pushed", head.name);
+                }
+                self.can_record()?;
+                place.try_on("replace", |_| incoming.replace(&base))?;
+                false
+            }
+            other => place.try_on("name", |_| other).map(|()| true)?,
+        };
+        Ok((incoming.into_file(), fresh))
+    }
+
+    /// A file without a name in the directory of `place`.
+    pub(super) fn begin_push(&self, place: &Place<'_>) -> Result<Incoming, Status> {
+        let parent = RelPath::new(place.rel.split().0).ok_or(Status::EINVAL)?;
+        let begun = place
+            .try_on("open the directory of", |p| p.dir().open_dir(&parent))
+            .and_then(|dir| place.try_on("make", |_| Incoming::begin(&Arc::new(dir))));
+        self.counters.count(Count::FileOpen, 1, begun.is_ok());
+        begun
+    }
+
+    async fn receive_push(&self, conn: &mut Conn<'_>, file: &File, head: &SyncFileHead) -> Result<Hasher, Refusal> {
+        let mut hasher = Hasher::new();
+        match head.size <= WHOLE {
+            true => self.receive_at_once(conn, file, 0, head.size, &mut hasher).await?,
+            false => self.receive_into(conn, file, 0, head.size, &mut hasher).await?,
+        }
+        // The source is taken at its word: refusing would stop it for good. But somebody should look at its disk.
+        let told = head.name.block().ok().filter(|_| has_sum(&head.name));
+        if let Some(block) = told
+            && (block.size.size() != Some(head.size) || block.crc32 != hasher.clone().finalize())
+        {
+            error!("{}: what was pushed here does not have the size and checksum in its name", head.name);
+        }
+        Ok(hasher)
+    }
+}
+
+/// Whether the file here has changed after what is pushed was: what can be made anew under its name (metadata, slaves), and
+/// appenders, which another member may have changed while their source was away. When a creation is pushed again, the
+/// changes that followed come after it.
+fn is_overtaken(head: &SyncFileHead, replace: bool, here: &Meta) -> bool {
+    let pushed = i64::from(head.timestamp);
+    let appender = is_appender(&head.name);
+    (here.mtime > pushed && (appender || !head.name.is_given_once()))
+        || (appender && !replace && here.mtime == pushed && here.size > head.size)
+}

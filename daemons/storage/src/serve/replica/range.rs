@@ -1,0 +1,190 @@
+//! SYNC_APPEND_FILE, SYNC_MODIFY_FILE and SYNC_TRUNCATE_FILE: changes of an appender.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crc32fast::Hasher;
+use fdfs_protocol::Status;
+use fdfs_protocol::binlog::{Change, Origin};
+use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{Origins, fetch, runs_ahead};
+use crate::blocking;
+use crate::counters::Count;
+use crate::disk::dir::{self, Meta};
+use crate::disk::pending;
+use crate::names::Sum;
+use crate::net::Conn;
+use crate::serve::change::shorten;
+use crate::serve::record::Line;
+use crate::serve::upload::WHOLE;
+use crate::serve::{Done, Place, Pusher, Refusal, Service, fixed};
+
+impl Service {
+    pub(super) async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {
+        let body = conn.body_left();
+        let names = SyncRangeHead::names_len(fixed(conn, SyncRangeHead::FIXED_LEN).await?)?;
+        let len = SyncRangeHead::FIXED_LEN + names;
+        let head = SyncRangeHead::decode(conn.head(len).await?, body)?;
+        conn.consume(len);
+        self.own_group(&head.group)?;
+        let place = self.place(&head.name)?;
+        let end = head.offset.checked_add(head.len).filter(|&end| end <= i64::MAX as u64).ok_or(Status::EINVAL)?;
+        let origin = Origins { timestamp: head.timestamp, ahead: runs_ahead(&head.name), pusher };
+        let change = match modify {
+            true => Change::Modify { offset: head.offset, len: head.len },
+            false => Change::Append { offset: head.offset, len: head.len },
+        };
+        let line = origin.line(change, &head.name)?;
+        self.counters.tried(Count::SyncInBytes, head.len);
+        let mut held = self.hold_for_push(conn, &head.name).await?;
+        let opened = place.try_on("open", |p| p.dir().open_write(&p.rel));
+        let file = match opened {
+            Err(Status::ENOENT) => {
+                conn.drain().await?;
+                return Err(Status::ENOENT.into());
+            }
+            Err(Status::EISDIR) => return self.overtaken(conn, origin, Status::EEXIST).await,
+            other => other?,
+        };
+        let old = place.try_on("look at", |_| dir::meta_of(&file))?;
+        let fits = if modify { old.size >= head.offset } else { old.size == head.offset };
+        if !old.is_file() {
+            return self.overtaken(conn, origin, Status::EEXIST).await;
+        }
+        if modify && self.came_before(&line, &old, origin) {
+            return self.had(conn, origin, &place, Status::EEXIST).await;
+        }
+        let late = self.is_out_of_turn(&old, origin);
+        if !fits || late {
+            if !modify && old.size >= end && has_content(conn, file, head.offset).await? {
+                return self.had(conn, origin, &place, Status::EEXIST).await;
+            }
+            if late {
+                debug!("{}: was changed later here than {}..{end}", head.name, head.offset);
+                conn.drain().await?;
+                return Err(Status::EAGAIN.into());
+            }
+            debug!("{}: has {} bytes here, cannot take {}..{end}", head.name, old.size, head.offset);
+            conn.drain().await?;
+            return Err(Status::ENOENT.into());
+        }
+        let _noted =
+            self.pending.note(pending::Kind::Push { mtime: u32::try_from(old.mtime).unwrap_or(0) }, &head.name);
+        // As for clients: the sum goes on over what is added at the end.
+        let before = held.sum(old.size).filter(|_| head.offset == old.size);
+        let mut hasher = before.as_ref().map_or_else(Hasher::new, |sum| sum.hasher.clone());
+        if head.offset < old.size {
+            held.set_sum(None);
+        }
+        let received = match head.len <= WHOLE {
+            true => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
+            false => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
+        };
+        let recorded = received.and_then(|()| Ok(self.record_push(&line, false)?));
+        if let Err(refusal) = recorded {
+            shorten(&place, &file, &mut held, &old);
+            return Err(refusal);
+        }
+        if modify {
+            self.taken.add(line.as_bytes());
+        }
+        date(&place, &file, &old, head.timestamp)?;
+        if head.offset == old.size {
+            held.set_sum(before.map(|_| Sum { hasher, size: end }));
+        }
+        place.path.took(end.saturating_sub(old.size));
+        self.settle(place.index, Some(file), None).await?;
+        self.counters.went_well(Count::SyncInBytes, head.len);
+        self.has(origin);
+        Ok(())
+    }
+
+    /// Whether a write was made by an earlier push, and the file was changed again since.
+    fn came_before(&self, line: &Line, here: &Meta, origin: Origins<'_>) -> bool {
+        i64::from(origin.timestamp) < here.mtime && self.taken.has(line.as_bytes())
+    }
+
+    /// Whether a change of an appender comes after one that another member made later, and perhaps knowing this one: that
+    /// member was quicker to push. To make it now would be another file than the members have that saw both in their turn.
+    /// The pusher is told to come again, which it does with the whole file. FastDFS's storages make nothing of that.
+    fn is_out_of_turn(&self, here: &Meta, origin: Origins<'_>) -> bool {
+        origin.is_strict() && self.active.get() && i64::from(origin.timestamp) < here.mtime
+    }
+
+    pub(super) async fn take_truncate(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
+        let request = self.message(conn, SyncTruncate::decode).await?;
+        self.own_group(&request.group)?;
+        let place = self.place(&request.name)?;
+        let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
+        let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
+        let began = Instant::now();
+        let mut held = self.hold_for_push(conn, &request.name).await?;
+        let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
+            Err(Status::EISDIR) => return Err(Status::EEXIST.into()),
+            other => other?,
+        };
+        let old = place.try_on("look at", |_| dir::meta_of(&file))?;
+        // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
+        // it was pushed. What is shorter lacks something. But old files come as they are now, before what made them so, and of
+        // that FastDFS passes over what goes beyond their present end: they must not be cut on the way.
+        if old.is_file() && self.is_out_of_turn(&old, origin) && !self.came_before(&line, &old, origin) {
+            debug!("{}: was changed later here than it was cut to {} bytes", request.name, request.new_size);
+            return Err(Status::EAGAIN.into());
+        }
+        let lacks = !origin.is_strict() && self.active.get() && fetch::may_lack(&request, &old);
+        if lacks && !self.came_before(&line, &old, origin) {
+            let patience = self.settings.patience().saturating_sub(began.elapsed());
+            if self.fetch_cut(conn.peer(), &request, origin, (&place, &old), &mut held, patience).await? {
+                self.has(origin);
+                return Ok(());
+            }
+        }
+        let other = old.size != request.old_size;
+        if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
+            return self.had(conn, origin, &place, Status::EEXIST).await;
+        }
+        if self.came_before(&line, &old, origin) {
+            self.settle(place.index, Some(file), None).await?;
+            self.has(origin);
+            return Ok(());
+        }
+        self.can_record()?;
+        held.set_sum(None);
+        place.try_on("truncate", |_| file.set_len(request.new_size))?;
+        date(&place, &file, &old, request.timestamp)?;
+        self.record_push(&line, true)?;
+        self.taken.add(line.as_bytes());
+        self.settle(place.index, Some(file), None).await?;
+        self.has(origin);
+        Ok(())
+    }
+}
+
+/// A change that came later than it was made gets the time it was made, by which [`is_overtaken`] decides.
+pub(super) fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
+    let time = timestamp.max(u32::try_from(before.mtime).unwrap_or(0));
+    place.try_on("set the time of", |_| dir::set_mtime(file, time, Origin::Replica))
+}
+
+/// Whether a file has, from `at` on, what comes with the request; reads that until it differs.
+async fn has_content(conn: &mut Conn<'_>, file: File, mut at: u64) -> Result<bool, Refusal> {
+    let file = Arc::new(file);
+    let mut same = true;
+    while same && conn.body_left() > 0 {
+        let piece = conn.piece(0).await?.to_vec();
+        let (file, from, len) = (file.clone(), at, piece.len());
+        let compare = move || {
+            let mut there = vec![0; piece.len()];
+            file.read_exact_at(&mut there, from).map(|()| there == piece)
+        };
+        // What cannot be read is not the same.
+        same = blocking::run(compare).await.unwrap_or(false);
+        conn.consume(len);
+        at += len as u64;
+    }
+    Ok(same)
+}
