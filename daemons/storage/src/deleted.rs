@@ -75,7 +75,7 @@ impl Deleted {
         Ok(deleted)
     }
 
-    /// A file is removed. False if that was known.
+    /// A file is removed. False if that was known: of what can be made anew, that it was removed at this time or later.
     pub fn add(&self, name: &RemoteName, timestamp: u32) -> bool {
         self.insert(name, timestamp, None)
     }
@@ -101,7 +101,7 @@ impl Deleted {
                 inner.names.remove(&key);
             }
         }
-        known.is_none()
+        known.is_none_or(|known| !name.is_given_once() && known.timestamp < timestamp)
     }
 
     /// The time of a file of this name that is made at `now`: after its removal, whatever the clock says.
@@ -192,11 +192,11 @@ mod tests {
     fn times_decide_about_names_that_can_be_made_anew() {
         for name in [slave(), metadata(NORMAL), metadata(slave().as_str())] {
             let deleted = Deleted::default();
-            deleted.add(&name, 10);
+            assert!(deleted.add(&name, 8) && deleted.add(&name, 10) && !deleted.add(&name, 10));
             assert!(deleted.is_late(&name, 9), "{name}");
             assert!(!deleted.is_late(&name, 10) && !deleted.is_late(&name, 11), "{name}");
             // A removal that comes late does not make it older.
-            deleted.add(&name, 7);
+            assert!(!deleted.add(&name, 7));
             assert!(deleted.is_late(&name, 9), "{name}");
         }
         let deleted = Deleted::default();

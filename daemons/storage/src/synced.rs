@@ -5,6 +5,7 @@
 //! connection per peer that carries the records in order.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
@@ -27,7 +28,11 @@ pub struct Source(Arc<Times>);
 
 #[derive(Debug, Default)]
 struct Times {
+    /// The largest time of a change.
     until: AtomicU32,
+    /// That of the one that came last.
+    last: AtomicU32,
+    /// When that came, by the clock here.
     heard: AtomicI64,
 }
 
@@ -47,6 +52,7 @@ impl Synced {
     /// A change made at `timestamp` was applied, `now`.
     pub fn applied(&self, source: &Source, timestamp: u32, now: i64) {
         source.0.until.fetch_max(timestamp, Ordering::Relaxed);
+        source.0.last.store(timestamp, Ordering::Relaxed);
         source.0.heard.store(now, Ordering::Relaxed);
         self.applied.fetch_add(1, Ordering::Relaxed);
     }
@@ -56,13 +62,14 @@ impl Synced {
         self.sources.read().get(id).map_or(0, |source| source.0.until.load(Ordering::Relaxed))
     }
 
-    /// Before which time this source has made nothing that has yet to come here: that of its changes, or when the last one
-    /// came, whichever is earlier, for its clock may have been set back. `None` if nothing came.
-    pub fn heard(&self, id: &StorageId) -> Option<i64> {
+    /// The times at which this source made what came last: as its changes tell, or, since its clock may have been set, when
+    /// they came. What did not come was hardly made before the first. `None` if nothing came.
+    pub fn last(&self, id: &StorageId) -> Option<RangeInclusive<i64>> {
         let sources = self.sources.read();
         let Source(times) = sources.get(id)?;
-        let until = times.until.load(Ordering::Relaxed);
-        (until > 0).then(|| times.heard.load(Ordering::Relaxed).min(until.into()))
+        let [until, last] = [&times.until, &times.last].map(|time| i64::from(time.load(Ordering::Relaxed)));
+        let heard = times.heard.load(Ordering::Relaxed);
+        (until > 0).then(|| heard.min(last)..=until)
     }
 
     /// Changes whenever something was applied.
@@ -80,12 +87,17 @@ mod tests {
         let synced = Synced::default();
         let a: StorageId = "10.0.0.1".parse().unwrap();
         let source = synced.source(a).unwrap();
-        assert_eq!(synced.heard(&a), None);
-        synced.applied(&source, 100, 70);
-        synced.applied(&synced.source(a).unwrap(), 50, 71);
-        assert_eq!((synced.until(&a), synced.heard(&a), synced.count()), (100, Some(71), 2));
-        synced.applied(&source, 100, 2000);
-        assert_eq!(synced.heard(&a), Some(100));
+        assert_eq!(synced.last(&a), None);
+        synced.applied(&source, 100, 200);
+        assert_eq!(synced.last(&a), Some(100..=100));
+        // It was ahead.
+        synced.applied(&source, 300, 201);
+        assert_eq!(synced.last(&a), Some(201..=300));
+        synced.applied(&source, 202, 203);
+        assert_eq!(synced.last(&a), Some(202..=300));
+        // It was set back.
+        synced.applied(&synced.source(a).unwrap(), 50, 204);
+        assert_eq!((synced.until(&a), synced.last(&a), synced.count()), (300, Some(50..=300), 4));
         assert_eq!(synced.until(&"10.0.0.2".parse().unwrap()), 0);
         let taken = (0..1000).filter(|i| synced.source(format!("{i}").parse().unwrap()).is_some()).count();
         assert_eq!(taken, MAX_SOURCES - 1);

@@ -106,8 +106,12 @@ fn what_was_fetched_has_no_time_before_what_was_here() {
     let listener = listener(&f);
     let name = f.client().upload_appender(b"0123456789", "log");
     let before = std::fs::metadata(f.path(&name)).unwrap().mtime();
-    let asked = answering(&listener, name, whole(b"there"), false);
-    assert_eq!(cut(&mut member(&f), &name, 20, 5, 1000), Status::OK);
+    let cut_at = |time: i64| cut(&mut member(&f), &name, 20, 5, time as u32);
+    // What was changed later here stays, and nobody asks for it.
+    assert_eq!(cut_at(before - 2), Status::OK);
+    assert_eq!(f.client().content(&name), b"01234");
+    let asked = answering(&listener, name, whole(b"there and here"), false);
+    assert_eq!(cut_at(before - 1), Status::OK, "clocks differ a little");
     asked.join().unwrap();
     assert_eq!(std::fs::metadata(f.path(&name)).unwrap().mtime(), before);
     assert_eq!(f.changes().last(), Some(&format!("u {name}")));
@@ -128,6 +132,8 @@ fn what_cannot_be_fetched_is_cut_where_it_is_longer() {
         (vec![], true),
         (vec![0xff; HEADER_LEN], false),
         (Header::request(Command::ActiveTest, 0).encode().to_vec(), false),
+        // Too much to wait for.
+        (Header::ok((256 << 20) + 1).encode().to_vec(), true),
     ] {
         for (here, status, left) in
             [(5, Status::EEXIST, 5), (20, Status::EEXIST, 20), (30, Status::OK, 20), (40, Status::OK, 20)]
@@ -191,21 +197,27 @@ fn nothing_is_fetched_where_the_cut_tells_all() {
 
 #[test]
 fn a_cut_that_was_made_before_is_known() {
-    let f = Fixture::start();
-    let listener = listener(&f);
-    let mut c = f.client();
-    let mut peer = member(&f);
-    let name = c.upload_appender(&noise(30, 1), "log");
-    let asked = answering(&listener, name, Header::failure(Status::ENOENT).encode().to_vec(), false);
-    assert_eq!(cut(&mut peer, &name, 30, 20, THEN), Status::OK);
-    asked.join().unwrap();
-    listener.set_nonblocking(true).unwrap();
-    assert_eq!(c.append(&name, b"later").status, 0);
-    // A later write, which gives it a later time.
-    assert_eq!(c.modify(&name, 0, b"x").status, 0);
-    assert_eq!(cut(&mut peer, &name, 30, 20, THEN), Status::OK, "its pusher was killed");
-    assert!(listener.accept().is_err());
-    assert_eq!(c.content(&name).len(), 25);
+    for answer in [Header::failure(Status::ENOENT).encode().to_vec(), whole(&noise(20, 2))] {
+        let mut f = Fixture::start();
+        let listener = listener(&f);
+        let name = f.client().upload_appender(&noise(30, 1), "log");
+        let asked = answering(&listener, name, answer, false);
+        assert_eq!(cut(&mut member(&f), &name, 30, 20, THEN), Status::OK);
+        asked.join().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(f.client().append(&name, b"later").status, 0);
+        // A later write, which gives it a later time.
+        assert_eq!(f.client().modify(&name, 0, b"x").status, 0);
+        for restarted in [false, true] {
+            if restarted {
+                f.restart();
+            }
+            let status = cut(&mut member(&f), &name, 30, 20, THEN);
+            assert!([Status::OK, Status::EEXIST].contains(&status), "its pusher was killed: {status}");
+            assert!(listener.accept().is_err());
+            assert_eq!(f.client().content(&name).len(), 25);
+        }
+    }
 }
 
 #[test]
@@ -213,9 +225,9 @@ fn what_was_fetched_waits_for_stable_storage() {
     let f = Fixture::with(|config| config.fsync = Fsync::Always);
     let listener = listener(&f);
     let name = f.client().upload_appender(b"0123456789", "log");
-    for status in [Status::OK, Status::EIO] {
+    for (timestamp, status) in [(THEN, Status::OK), (THEN + 1, Status::EIO)] {
         let asked = answering(&listener, name, whole(b"there"), false);
-        assert_eq!(cut(&mut member(&f), &name, 30, 20, THEN), status);
+        assert_eq!(cut(&mut member(&f), &name, 30, 20, timestamp), status);
         asked.join().unwrap();
         f.storage.as_ref().unwrap().service().syncer.as_ref().unwrap().stop();
     }

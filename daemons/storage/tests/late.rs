@@ -207,6 +207,18 @@ fn who_does_not_have_what_is_pushed_says_so() {
 }
 
 #[test]
+fn a_later_removal_of_what_was_removed_is_recorded() {
+    let f = Fixture::start();
+    let mut c = member(&f);
+    let name = foreign(&mut c, false).metadata().unwrap();
+    for timestamp in [1000, 1001, 1001, 999] {
+        assert_eq!(remove(&mut c, &name, timestamp), Status::ENOENT);
+    }
+    let records = f.binlog().lines().filter(|line| line.ends_with("-m")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(records, [format!("1000 d {name}"), format!("1001 d {name}")]);
+}
+
+#[test]
 fn what_comes_twice_waits_for_stable_storage_too() {
     let f = Fixture::with(|config| config.fsync = Fsync::Always);
     let mut c = member(&f);

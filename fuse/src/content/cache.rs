@@ -192,15 +192,15 @@ impl Cache {
             return None;
         }
         let name = name_of(file_id);
-        let victims = {
+        {
             let mut entries = self.entries.lock();
             if entries.by_name.contains_key(&name) {
                 return None;
             }
-            entries.reserve(size, self.limit)?
-        };
-        for victim in victims {
-            let _ = std::fs::remove_file(self.path(&victim));
+            // Under the lock, as in `remove`.
+            for victim in entries.reserve(size, self.limit)? {
+                let _ = std::fs::remove_file(self.path(&victim));
+            }
         }
         let tmp = self.path(&format!("{}{}", self.temporary(), self.next.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new().write(true).create_new(true).open(&tmp);

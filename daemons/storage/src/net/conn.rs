@@ -44,7 +44,7 @@ impl From<io::Error> for Gone {
 pub struct Conn<'a> {
     pub(super) stream: &'a mut TcpStream,
     peer: SocketAddr,
-    accepted: Instant,
+    since: Instant,
     timeout: Duration,
     buf: Option<Scratch>,
     /// Bytes received and not consumed, while no buffer is held.
@@ -58,8 +58,8 @@ pub struct Conn<'a> {
 impl<'a> Conn<'a> {
     /// A connection that was just accepted.
     pub fn new(stream: &'a mut TcpStream, peer: SocketAddr, timeout: Duration) -> Conn<'a> {
-        let accepted = Instant::now();
-        Conn { stream, peer, accepted, timeout, buf: None, carry: Vec::new(), start: 0, end: 0, body: 0, sent: 0 }
+        let since = Instant::now();
+        Conn { stream, peer, since, timeout, buf: None, carry: Vec::new(), start: 0, end: 0, body: 0, sent: 0 }
     }
 
     /// The client's address.
@@ -67,9 +67,9 @@ impl<'a> Conn<'a> {
         self.peer
     }
 
-    /// When it was accepted.
-    pub fn accepted(&self) -> Instant {
-        self.accepted
+    /// When this was made: just after the connection was.
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// Body bytes of the present request that were not consumed.

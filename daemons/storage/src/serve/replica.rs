@@ -26,7 +26,6 @@ use super::{Done, Place, Pusher, Refusal, Service, canonical};
 use crate::clock;
 use crate::names::Held;
 use crate::net::{Conn, Gone};
-use crate::sync::aside::Cause;
 
 /// The time of a change at its source, and the source if it has said who it is.
 #[derive(Clone, Copy)]
@@ -49,6 +48,9 @@ impl Origins<'_> {
         Line::new(&Record { timestamp, origin: Origin::Replica, change, name: canonical(name)? })
     }
 }
+
+/// By how much two times of one of FastDFS's storages may be in the wrong order, seconds.
+const THEIR_CLOCK: i64 = 1;
 
 impl Service {
     pub(super) async fn take_push(
@@ -108,11 +110,16 @@ impl Service {
     /// The right to make a pushed change. A pusher whose disks are lost makes none any more.
     async fn hold_for_push(&self, conn: &Conn<'_>, name: &RemoteName) -> Result<Held<'_>, Refusal> {
         let held = self.names.hold(name, self.settings.patience()).await?;
-        if self.lives.is_over(conn.peer().ip(), conn.accepted()) {
-            info!("{name}: what {} sent before it lost its disks comes too late", conn.peer());
-            return Err(Refusal::Gone);
+        self.not_lost(conn, name).map(|()| held)
+    }
+
+    /// Asked after every long wait before a change.
+    fn not_lost(&self, conn: &Conn<'_>, name: &RemoteName) -> Result<(), Refusal> {
+        if !self.lives.is_over(conn.peer().ip(), conn.since()) {
+            return Ok(());
         }
-        Ok(held)
+        info!("{name}: what {} sent before it lost its disks comes too late", conn.peer());
+        Err(Refusal::Gone)
     }
 
     /// Writes the record of a pushed change. `done`: the change cannot be taken back, so that the record is owed if it
@@ -157,8 +164,7 @@ impl Service {
 
     /// What is here was made at the same time, and stays. The pusher gets it from here: who made it may be lost.
     async fn kept(&self, conn: &mut Conn<'_>, origin: Origins<'_>, name: &RemoteName, status: Status) -> Done {
-        let cause = Cause { timestamp: origin.timestamp, removed: false };
-        let owed = self.questions.owe(conn.peer().ip(), *name, cause);
+        let owed = self.questions.owe(conn.peer().ip(), *name, origin.timestamp);
         // The loops are quick; the pusher has waited for the name already.
         match timeout(self.settings.timeout / 8, owed).await {
             Ok(Status::OK) => self.overtaken(conn, origin, status).await,

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::account::{Account, Scope};
-use super::aside::Cause;
 use crate::blocking;
 use crate::disk::binlog::Binlog;
 
@@ -36,8 +35,9 @@ pub struct Question {
 pub enum Word {
     /// It asks for what it lacks.
     Question(Question),
-    /// It pushed something that was made at the same time as what is here and stays; it is to have that, whoever made it.
-    Owed(RemoteName, Cause, oneshot::Sender<Status>),
+    /// It pushed something that was made at the same time, unix seconds, as what is here and stays; it is to have that,
+    /// whoever made it.
+    Owed(RemoteName, u32, oneshot::Sender<Status>),
 }
 
 /// What is known for an answer.
@@ -107,7 +107,11 @@ impl Questions {
     /// The words of a member, for its loop. They end when the loop begins again.
     pub fn of(&self, member: StorageId, ip: IpAddr) -> mpsc::Receiver<Word> {
         let (sender, receiver) = mpsc::channel(1);
-        self.loops.lock().insert(member, (ip.to_canonical(), sender));
+        let ip = ip.to_canonical();
+        let mut loops = self.loops.lock();
+        // A member that was there before this one has left.
+        loops.retain(|_, (at, _)| *at != ip);
+        loops.insert(member, (ip, sender));
         receiver
     }
 
@@ -125,11 +129,11 @@ impl Questions {
 
     /// Sets a name aside for the member at this address; `OK` when that is on stable storage, `EAGAIN` as for
     /// [`ask`](Questions::ask).
-    pub async fn owe(&self, ip: IpAddr, name: RemoteName, cause: Cause) -> Status {
+    pub async fn owe(&self, ip: IpAddr, name: RemoteName, timestamp: u32) -> Status {
         let ip = ip.to_canonical();
         let sender = self.loops.lock().values().find(|(at, _)| *at == ip).map(|(_, sender)| sender.clone());
         let (answer, answered) = oneshot::channel();
-        tell(sender, Word::Owed(name, cause, answer), answered).await
+        tell(sender, Word::Owed(name, timestamp, answer), answered).await
     }
 }
 
@@ -184,7 +188,6 @@ mod tests {
         let ip: IpAddr = "10.0.0.2".parse().unwrap();
         let mut receiver = questions.of("2".parse().unwrap(), ip);
         let name: RemoteName = "M00/00/00/some-file".parse().unwrap();
-        let cause = Cause { timestamp: 1, removed: false };
         let serve = async {
             let Some(Word::Question(first)) = receiver.recv().await else { panic!("no question") };
             first.answer.send(Status::OK).unwrap();
@@ -196,8 +199,8 @@ mod tests {
         };
         let ask = async {
             assert_eq!(questions.ask(question()).await, Status::OK);
-            assert_eq!(questions.owe("10.0.0.3".parse().unwrap(), name, cause).await, Status::EAGAIN, "a stranger");
-            assert_eq!(questions.owe(ip, name, cause).await, Status::OK);
+            assert_eq!(questions.owe("10.0.0.3".parse().unwrap(), name, 1).await, Status::EAGAIN, "a stranger");
+            assert_eq!(questions.owe(ip, name, 1).await, Status::OK);
             assert_eq!(questions.ask(question()).await, Status::EAGAIN, "given up");
         };
         tokio::join!(serve, ask);

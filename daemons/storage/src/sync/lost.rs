@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::report::session::Cluster;
 const SLACK: i64 = 60;
 
 /// Where nothing is known of a member, what is older than this is taken to be everywhere; as FastDFS's trackers do. And no
-/// clock is ahead by more.
+/// clock that is heard of is ahead by more.
 const LONGEST_DELAY: i64 = 86_400;
 
 /// More parts than there are names.
@@ -48,8 +49,8 @@ pub struct Lost {
     noted: Notify,
     /// Held while a note is read and written.
     writing: Arc<Mutex<()>>,
-    /// Until when all members have been asked, since this process began.
-    settled: Mutex<BTreeMap<StorageId, i64>>,
+    /// What all members have been asked for, since this process began.
+    settled: Mutex<BTreeMap<StorageId, Span>>,
 }
 
 impl Lost {
@@ -76,17 +77,14 @@ impl Lost {
         Ok(())
     }
 
-    /// Whether this is noted, or was before it was settled.
+    /// What is noted of a member, or was before it was settled.
     ///
     /// # Errors
     /// What reading reported.
-    async fn is_known(&self, id: StorageId, span: Span) -> io::Result<bool> {
-        let since = span.until - SLACK;
-        if self.settled.lock().get(&id).is_some_and(|until| *until >= since) {
-            return Ok(true);
-        }
+    async fn known(&self, id: StorageId) -> io::Result<Option<Span>> {
         let path = self.path(&id);
-        blocking::run(move || Ok(read(&path).is_some_and(|noted| noted.until >= since))).await
+        let noted = blocking::run(move || Ok(read(&path))).await?;
+        Ok(noted.or_else(|| self.settled.lock().get(&id).copied()))
     }
 
     fn path(&self, id: &StorageId) -> PathBuf {
@@ -123,7 +121,7 @@ impl Lost {
             }
         });
         if settled.await? {
-            self.settled.lock().insert(id, span.until);
+            self.settled.lock().insert(id, span);
         }
         Ok(())
     }
@@ -135,9 +133,30 @@ fn read(path: &Path) -> Option<Span> {
     Some(Span { since: value("since")?, until: value("until")? })
 }
 
-/// When a member made what may not have come here, after what came last. Its clock may be ahead.
-fn in_question(last: Option<i64>, now: i64) -> Span {
-    Span { since: last.map_or(now - LONGEST_DELAY, |last| last - SLACK), until: now + LONGEST_DELAY }
+/// When a member made what may not have come here, as far as is known: from what came last until now, if its clock was not
+/// ahead.
+fn in_question(last: Option<RangeInclusive<i64>>, now: i64) -> Span {
+    let (since, until) = last.map_or((now - LONGEST_DELAY, now), |last| (last.start() - SLACK, now.max(*last.end())));
+    Span { since, until: until + SLACK }
+}
+
+/// What another member's word on a loss adds to what is known of it.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    No,
+    /// It may have made more that did not come.
+    Wider,
+    Loss,
+}
+
+fn news(known: Option<Span>, told: Span) -> News {
+    match known {
+        Some(known) if known.until >= told.until - SLACK => match known.since - told.since > SLACK / 2 {
+            true => News::Wider,
+            false => News::No,
+        },
+        _ => News::Loss,
+    }
 }
 
 impl Cluster {
@@ -146,28 +165,35 @@ impl Cluster {
     /// # Errors
     /// As [`Lost::note`].
     pub async fn member_lost(&self, id: StorageId) -> io::Result<()> {
-        self.note_lost(id, in_question(self.service.synced.heard(&id), clock::now())).await
-    }
-
-    async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
         let member = self.members.borrow().get(&id).and_then(|member| member.ip.addr());
         // Without storage ids, that is the address.
         if let Some(ip) = member.or_else(|| id.as_str().parse().ok()) {
             self.service.lives.end(ip);
         }
-        self.service.lost.note(id, span).await
+        self.service.lost.note(id, in_question(self.service.synced.last(&id), clock::now())).await
     }
 
     /// Another member says that one was lost, perhaps this storage itself, which may not have seen it: it was away, or it
-    /// was over before the next beat.
+    /// was over before the next beat. And it may know more of what the lost one made when.
     ///
     /// # Errors
     /// As [`Lost::note`].
-    pub async fn hear_of_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
-        match self.service.lost.is_known(id, span).await? {
-            true => Ok(()),
-            false => self.note_lost(id, span).await,
+    pub async fn hear_of_lost(&self, compare: &SyncCompare) -> io::Result<()> {
+        let id = compare.lost;
+        if id != self.identity.id && self.members.borrow().get(&id).is_none() {
+            return Ok(());
         }
+        let known = self.service.lost.known(id).await?;
+        let latest = clock::now() + LONGEST_DELAY;
+        // Who lost everything asks for everything.
+        let since = if compare.sender == id { known.map_or(latest, |known| known.since) } else { compare.since };
+        let told = Span { since, until: compare.until.clamp(0, latest) };
+        match news(known, told) {
+            News::No => return Ok(()),
+            News::Wider => {}
+            News::Loss => self.member_lost(id).await?,
+        }
+        self.service.lost.note(id, told).await
     }
 }
 
@@ -306,10 +332,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_question_holds_whatever_the_clock_of_the_lost_one_said() {
-        let (now, day) = (1_000_000, LONGEST_DELAY);
-        assert_eq!(in_question(None, now), Span { since: now - day, until: now + day });
-        assert_eq!(in_question(Some(now - 5), now), Span { since: now - 5 - SLACK, until: now + day });
+    fn what_is_in_question() {
+        let now = 1_000_000;
+        let span = |since, until| Span { since: since - SLACK, until: until + SLACK };
+        assert_eq!(in_question(None, now), Span { since: now - LONGEST_DELAY, until: now + SLACK });
+        assert_eq!(in_question(Some(now - 5..=now - 3), now), span(now - 5, now));
+        assert_eq!(in_question(Some(now - 5..=now + 3), now), span(now - 5, now + 3), "its clock was ahead");
+    }
+
+    #[test]
+    fn news_of_a_loss() {
+        let span = |since, until| Span { since, until };
+        let known = Some(span(100, 1000));
+        assert_eq!(news(None, span(100, 1000)), News::Loss);
+        assert_eq!(news(known, span(100, 1000)), News::No);
+        assert_eq!(news(known, span(100 - SLACK / 2, 1000 + SLACK)), News::No, "members differ a little");
+        assert_eq!(news(known, span(99 - SLACK / 2, 1000)), News::Wider);
+        assert_eq!(news(known, span(100, 1001 + SLACK)), News::Loss, "again");
+        assert_eq!(news(known, span(i64::MIN / 2, 0)), News::Wider);
     }
 
     #[tokio::test]
@@ -324,10 +364,9 @@ mod tests {
         assert_eq!(lost.all().await.unwrap(), [(id, both)]);
         lost.settle(id, both).await.unwrap();
         assert_eq!(lost.all().await.unwrap(), []);
-        assert!(lost.is_known(id, both).await.unwrap());
-        let later = Span { since: 30, until: 40 + SLACK + 1 };
-        assert!(!lost.is_known(id, later).await.unwrap(), "lost again");
+        assert_eq!(lost.known(id).await.unwrap(), Some(both));
+        let later = Span { since: 30, until: 90 };
         lost.note(id, later).await.unwrap();
-        assert!(lost.is_known(id, later).await.unwrap());
+        assert_eq!(lost.known(id).await.unwrap(), Some(later));
     }
 }

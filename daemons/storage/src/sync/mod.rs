@@ -16,7 +16,7 @@
 //! | [`lost`] | members that lost their disks: what they gave to some members only |
 //! | [`lives`] | connections that such members had made before; pure |
 //! | [`account`] | what the binlog says of files, compared with another member's |
-//! | [`compare`] | questions of members that lack something, to the loops |
+//! | [`compare`] | what other members let the loops know: questions about what they lack, and what they are owed |
 //! | [`hours`] | the hours of the day in which anything is pushed; pure |
 //! | [`lane`] | one connection to the peer, and the pushes |
 //! | [`pump`] | records into lanes, as long as the peer is there |

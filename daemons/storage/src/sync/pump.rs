@@ -195,8 +195,12 @@ impl<'a> Pump<'a> {
                 () = binlog.beyond(self.reader.place()), if at_end => {}
                 Some(word) = self.words.recv() => match word {
                     Word::Question(question) => self.answer(question).await?,
-                    Word::Owed(name, cause, answer) => {
-                        self.aside.add(name, cause, Instant::now())?;
+                    // Without room, who owes it is asked again.
+                    Word::Owed(..) if self.aside.len() >= aside::MAX => {}
+                    Word::Owed(name, timestamp, answer) => {
+                        // It may have been removed since.
+                        let removed = self.aside.names().any(|(known, cause)| known == name && cause.removed);
+                        self.aside.add(name, Cause { timestamp, removed }, Instant::now())?;
                         self.aside.sync().await?;
                         let _ = answer.send(Status::OK);
                     }
@@ -399,7 +403,7 @@ impl<'a> Pump<'a> {
         let scope = Scope { span, part: compare.part, parts: compare.parts };
         let lost = compare.lost;
         // Before anything is read: what comes after that is compared by nobody.
-        self.cluster.hear_of_lost(lost, span).await?;
+        self.cluster.hear_of_lost(&compare).await?;
         let account = match self.cluster.service.questions.known(&self.cluster.service.binlog, scope) {
             Known::Account(account) => account,
             Known::TooLarge => {

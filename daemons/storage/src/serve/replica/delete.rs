@@ -5,12 +5,9 @@ use fdfs_protocol::peer::replica::SyncDelete;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::debug;
 
-use super::{Origins, runs_ahead};
+use super::{Origins, THEIR_CLOCK, runs_ahead};
 use crate::net::Conn;
 use crate::serve::{Done, Pusher, Service};
-
-/// By how much two times of one of FastDFS's storages may be in the wrong order, seconds.
-const THEIR_CLOCK: i64 = 1;
 
 impl Service {
     pub(super) async fn take_delete(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {

@@ -24,6 +24,7 @@ use crate::counters::Count;
 use crate::disk::dir::{Meta, RelPath};
 use crate::names::{Held, Sum};
 use crate::net::{Conn, Gone};
+use crate::serve::record::Line;
 use crate::serve::{Place, Refusal, Service};
 
 /// Longest rest of a file that is fetched although the file had the right size before the cut: something may have been
@@ -37,46 +38,67 @@ pub(super) fn may_lack(request: &SyncTruncate, here: &Meta) -> bool {
     new > 0 && here.is_file() && (here.size != old || (new < old && new <= SUSPECTED))
 }
 
+/// Longest file that is fetched: the pusher waits for it, and with it all that it has for this storage.
+const LONGEST: u64 = 256 * 1024 * 1024;
+
 /// Why a file was not fetched.
-enum Failure {
-    /// The member did not give it.
-    There(String),
-    /// It could not be kept here.
-    Here(Status),
-}
+struct Failure(String);
 
 impl From<Gone> for Failure {
     fn from(_: Gone) -> Failure {
-        Failure::There("the connection broke".to_owned())
+        Failure("the connection broke".to_owned())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        match refusal {
+            Refusal::Gone => Gone.into(),
+            Refusal::Status(status) | Refusal::Overtaken(status) => status.into(),
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Failure {
+        Failure(format!("it cannot be kept here: {status}"))
     }
 }
 
 impl Service {
-    /// Makes a file what it is at the member that cut it, within `patience`; false, and nothing is changed, if that does not
-    /// give it in time.
+    /// Makes a file what it is at the member that cut it, within `patience`; false, and nothing is changed, if that cannot
+    /// be done. FastDFS's storages would repeat for ever what is refused here.
     ///
     /// The name is held meanwhile. The member can answer all the same: a download waits for nobody who changes a file.
     pub(super) async fn fetch_cut(
         &self,
-        pusher: SocketAddr,
+        conn: &Conn<'_>,
         request: &SyncTruncate,
-        origin: Origins<'_>,
+        (line, origin): (&Line, Origins<'_>),
         (place, old): (&Place<'_>, &Meta),
         held: &mut Held<'_>,
         patience: Duration,
     ) -> Result<bool, Refusal> {
         let name = &request.name;
-        let line = origin.line(Change::Update, name)?;
-        let mut incoming = self.begin_push(place)?;
-        let member = SocketAddr::new(pusher.ip(), self.membership()?.port);
-        let fetched = match timeout(patience, self.fetch(member, name, incoming.file())).await {
-            Ok(fetched) => fetched,
-            Err(_) => Err(Failure::There(format!("it takes longer than {:.1} s", patience.as_secs_f32()))),
+        let update = origin.line(Change::Update, name)?;
+        let member = SocketAddr::new(conn.peer().ip(), self.membership()?.port);
+        let replace = async || {
+            let mut incoming = self.begin_push(place)?;
+            let fetched = timeout(patience, self.fetch(member, name, incoming.file())).await;
+            let sum = match fetched {
+                Ok(fetched) => fetched?,
+                Err(_) => return Err(Failure(format!("it takes longer than {:.1} s", patience.as_secs_f32()))),
+            };
+            self.not_lost(conn, name)?;
+            date(place, incoming.file(), old, request.timestamp)?;
+            self.can_record()?;
+            let base = RelPath::new(place.rel.split().1).ok_or(Status::EINVAL)?;
+            place.try_on("replace", |_| incoming.replace(&base))?;
+            Ok((sum, incoming.into_file()))
         };
-        let sum = match fetched {
-            Ok(sum) => sum,
-            Err(Failure::Here(status)) => return Err(status.into()),
-            Err(Failure::There(why)) => {
+        let (sum, file) = match replace().await {
+            Ok(fetched) => fetched,
+            Err(Failure(why)) => {
                 warn!(
                     "{name}: was cut from {} to {} bytes at {member}, and had {} here; it cannot be fetched from there \
                      ({why}), and may stay different here until it is changed there again",
@@ -85,22 +107,22 @@ impl Service {
                 return Ok(false);
             }
         };
-        date(place, incoming.file(), old, request.timestamp)?;
-        self.can_record()?;
-        let base = RelPath::new(place.rel.split().1).ok_or(Status::EINVAL)?;
-        place.try_on("replace", |_| incoming.replace(&base))?;
         let size = sum.size;
         held.set_sum(Some(sum));
-        self.record_push(&line, true)?;
+        // The cut too, so that it is known when it is pushed again.
+        self.record_push(line, true)?;
+        self.taken.add(line.as_bytes());
+        self.record_push(&update, true)?;
         place.path.took(size.saturating_sub(old.size));
-        self.settle(place.index, Some(incoming.into_file()), self.dir_to_settle(place)?).await?;
+        self.settle(place.index, Some(file), self.dir_to_settle(place)?).await?;
         self.counters.went_well(Count::SyncInBytes, size);
+        self.has(origin);
         Ok(true)
     }
 
     async fn fetch(&self, member: SocketAddr, name: &RemoteName, file: &File) -> Result<Sum, Failure> {
         let connected = connect([member], self.settings.dial).await;
-        let (mut stream, _) = connected.map_err(|e| Failure::There(e.to_string()))?;
+        let (mut stream, _) = connected.map_err(|e| Failure(e.to_string()))?;
         let mut conn = Conn::new(&mut stream, member, self.settings.timeout);
         let mut request = Vec::with_capacity(HEADER_LEN + Download::MAX_LEN);
         let download = Download { offset: 0, len: 0, group: self.settings.group, name: *name };
@@ -109,16 +131,16 @@ impl Service {
         let answer = conn.request(false).await?;
         match answer.outcome() {
             _ if answer.cmd != Command::Response.code() => return Err(Gone.into()),
+            Status::OK if answer.body_len > LONGEST => {
+                return Err(Failure(format!("its {} bytes would take too long", answer.body_len)));
+            }
             Status::OK => {}
-            status => return Err(Failure::There(format!("it answers: {status}"))),
+            status => return Err(Failure(format!("it answers: {status}"))),
         }
         let size = answer.body_len;
         self.counters.tried(Count::SyncInBytes, size);
         let mut hasher = Hasher::new();
-        match self.receive_into(&mut conn, file, 0, size, &mut hasher).await {
-            Ok(()) => Ok(Sum { hasher, size }),
-            Err(Refusal::Gone) => Err(Gone.into()),
-            Err(Refusal::Status(status) | Refusal::Overtaken(status)) => Err(Failure::Here(status)),
-        }
+        self.receive_into(&mut conn, file, 0, size, &mut hasher).await?;
+        Ok(Sum { hasher, size })
     }
 }

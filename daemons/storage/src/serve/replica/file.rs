@@ -99,6 +99,7 @@ impl Service {
         if let Some(instead) = self.made_at_once(&push, &hasher, patience).await? {
             return self.not_taken(conn, &push, instead).await;
         }
+        self.not_lost(conn, &head.name)?;
         let (file, fresh) = self.give_name(&push, incoming)?;
         held.set_sum(is_appender(&head.name).then_some(Sum { hasher, size: head.size }));
         if let Err(status) = self.record_push(&line, !fresh) {

@@ -11,14 +11,14 @@ use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Origins, fetch, runs_ahead};
+use super::{Origins, THEIR_CLOCK, fetch, runs_ahead};
 use crate::blocking;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::disk::pending;
 use crate::names::Sum;
 use crate::net::Conn;
-use crate::serve::change::shorten;
+use crate::serve::change::{shorten, stamp};
 use crate::serve::record::Line;
 use crate::serve::upload::WHOLE;
 use crate::serve::{Done, Place, Pusher, Refusal, Service, fixed};
@@ -84,9 +84,15 @@ impl Service {
             true => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
             false => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
         };
-        let recorded = received.and_then(|()| Ok(self.record_push(&line, false)?));
+        let recorded =
+            received.and_then(|()| self.not_lost(conn, &head.name)).and_then(|()| Ok(self.record_push(&line, false)?));
         if let Err(refusal) = recorded {
             shorten(&place, &file, &mut held, &old);
+            if head.offset < old.size && self.not_lost(conn, &head.name).is_err() {
+                // What was there before may be gone, and nobody comes again with what is there now.
+                let change = Change::Modify { offset: head.offset, len: head.len.min(old.size - head.offset) };
+                self.record_undone(stamp(&place, &file, &old, &change), change, &head.name);
+            }
             return Err(refusal);
         }
         if modify {
@@ -135,13 +141,15 @@ impl Service {
             debug!("{}: was changed later here than it was cut to {} bytes", request.name, request.new_size);
             return Err(Status::EAGAIN.into());
         }
-        let lacks = !origin.is_strict() && self.active.get() && fetch::may_lack(&request, &old);
-        if lacks && !self.came_before(&line, &old, origin) {
+        // Not a second time, nor in place of what another member has changed since.
+        let lacks =
+            fetch::may_lack(&request, &old) && !self.taken.has(line.as_bytes()) && !is_changed_since(&old, origin);
+        if lacks && !origin.is_strict() && self.active.get() {
             let patience = self.settings.patience().saturating_sub(began.elapsed());
-            if self.fetch_cut(conn.peer(), &request, origin, (&place, &old), &mut held, patience).await? {
-                self.has(origin);
+            if self.fetch_cut(conn, &request, (&line, origin), (&place, &old), &mut held, patience).await? {
                 return Ok(());
             }
+            self.not_lost(conn, &request.name)?;
         }
         let other = old.size != request.old_size;
         if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
@@ -164,7 +172,12 @@ impl Service {
     }
 }
 
-/// A change that came later than it was made gets the time it was made, by which [`is_overtaken`] decides.
+/// Whether the file was changed here after one of FastDFS's storages made a change of it.
+fn is_changed_since(here: &Meta, origin: Origins<'_>) -> bool {
+    here.mtime > i64::from(origin.timestamp) + THEIR_CLOCK
+}
+
+/// A change that came later than it was made gets the time it was made, by which later pushes are judged.
 pub(super) fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
     let time = timestamp.max(u32::try_from(before.mtime).unwrap_or(0));
     place.try_on("set the time of", |_| dir::set_mtime(file, time, Origin::Replica))
