@@ -3,7 +3,6 @@
 //! the members become equal, no more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 
 use fdfs_protocol::binlog::{Origin, Record};
@@ -19,7 +18,7 @@ pub struct Marks(BTreeMap<usize, usize>);
 /// # Errors
 /// When one cannot be read.
 pub fn mark(fleet: &Fleet) -> io::Result<Marks> {
-    let ends = fleet.shape().storages().map(|i| Ok((i, binlog(fleet, i)?.len())));
+    let ends = fleet.shape().storages().map(|i| Ok((i, fleet.records(i)?.len())));
     Ok(Marks(ends.collect::<io::Result<_>>()?))
 }
 
@@ -30,9 +29,8 @@ pub fn mark(fleet: &Fleet) -> io::Result<Marks> {
 pub fn since(fleet: &Fleet, marks: &Marks) -> io::Result<BTreeSet<String>> {
     let mut takers: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
     for (i, from) in &marks.0 {
-        let text = binlog(fleet, *i)?;
-        // A disk that was lost begins anew.
-        let new = text.get(*from..).unwrap_or(&text);
+        let text = fleet.records(*i)?;
+        let new = text.get(*from..).unwrap_or_default();
         for line in new.split_inclusive(|&byte| byte == b'\n') {
             let Ok(record) = Record::parse(line) else { continue };
             if record.origin == Origin::Client && is_mutable(&record) {
@@ -45,11 +43,4 @@ pub fn since(fleet: &Fleet, marks: &Marks) -> io::Result<BTreeSet<String>> {
 
 fn is_mutable(record: &Record) -> bool {
     record.name.is_metadata() || record.name.kind().is_ok_and(|kind| !kind.is_normal())
-}
-
-fn binlog(fleet: &Fleet, storage: usize) -> io::Result<Vec<u8>> {
-    match fs::read(fleet.binlog(storage)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other,
-    }
 }

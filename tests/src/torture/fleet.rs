@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -298,7 +299,26 @@ impl Fleet {
     /// # Errors
     /// When it cannot be removed.
     pub fn lose_disk(&self, i: usize) -> Result<()> {
-        self.servers[i].disk.as_ref().map_or(Ok(()), Disk::wipe)
+        let Some(disk) = &self.servers[i].disk else { return Ok(()) };
+        let records = self.records(i)?;
+        fs::write(lost_records(disk), [&records[..], b"\n"].concat())?;
+        disk.wipe()
+    }
+
+    /// The binlog of a storage, and before it those that it lost.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn records(&self, i: usize) -> io::Result<Vec<u8>> {
+        let mut records = Vec::new();
+        let lost = self.servers[i].disk.as_ref().map(lost_records);
+        for path in lost.into_iter().chain([self.binlog(i)]) {
+            match fs::read(path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => records.extend(other?),
+            }
+        }
+        Ok(records)
     }
 
     /// Sets the wall clock of a server that many seconds ahead of the machine's.
@@ -335,6 +355,11 @@ impl Drop for Fleet {
             let _ = self.kill(i);
         }
     }
+}
+
+/// Where the binlogs are that were on a disk when it was lost.
+fn lost_records(disk: &Disk) -> PathBuf {
+    disk.path.with_extension("lost")
 }
 
 /// A tmpfs; unmounted when dropped.
