@@ -190,7 +190,7 @@ impl Fleet {
     }
 
     /// The first file of a storage's binlog; no run fills it.
-    pub fn binlog(&self, storage: usize) -> PathBuf {
+    fn binlog(&self, storage: usize) -> PathBuf {
         self.dir.join(self.shape.name(storage)).join("disk/base/data/sync/binlog.000")
     }
 

@@ -53,6 +53,8 @@ pub enum Known {
 
 #[derive(Debug)]
 struct Scan {
+    /// The member that was lost, and who asks.
+    about: (StorageId, StorageId),
     scope: Scope,
     known: Known,
     used: Instant,
@@ -75,7 +77,7 @@ impl Default for Questions {
 impl Questions {
     /// What the binlog says, if it was read for that; otherwise begins to read it, beside everything else, as soon as
     /// nobody needs what was read before.
-    pub fn known(&self, binlog: &Arc<Binlog>, scope: Scope) -> Known {
+    pub fn known(&self, binlog: &Arc<Binlog>, about: (StorageId, StorageId), scope: Scope) -> Known {
         let mut slot = self.scan.lock();
         if let Some(scan) = &mut *slot {
             let same = (scan.scope.span, scan.scope.parts) == (scope.span, scope.parts);
@@ -90,10 +92,12 @@ impl Questions {
                 }
                 // The next parts.
                 Known::Account(_) if same => {}
+                // The asker has heard more of the loss meanwhile, and does not come again with that question.
+                _ if scan.about == about && scan.scope.span != scope.span => {}
                 _ => return Known::Not,
             }
         }
-        *slot = Some(Scan { scope, known: Known::Not, used: Instant::now() });
+        *slot = Some(Scan { about, scope, known: Known::Not, used: Instant::now() });
         drop(slot);
         tokio::spawn(read(self.scan.clone(), binlog.clone(), scope));
         Known::Not
@@ -152,14 +156,17 @@ async fn read(slot: Arc<Mutex<Option<Scan>>>, binlog: Arc<Binlog>, scope: Scope)
         Ok(None) => Known::TooLarge,
         Err(e) => {
             warn!("cannot say what another member lacks: {e}");
-            *slot.lock() = None;
+            slot.lock().take_if(|scan| scan.scope == scope);
             return;
         }
     };
-    *slot.lock() = Some(Scan { scope, known, used: Instant::now() });
+    // What took its place has a task of its own.
+    match &mut *slot.lock() {
+        Some(scan) if scan.scope == scope => (scan.known, scan.used) = (known, Instant::now()),
+        _ => return,
+    }
     loop {
         let until = match &*slot.lock() {
-            // What took its place has a task of its own.
             Some(scan) if scan.scope == scope && !matches!(scan.known, Known::Not) => scan.used + KEEP,
             _ => return,
         };
@@ -213,8 +220,9 @@ mod tests {
         let binlog = Arc::new(Binlog::open(tmp.path()).unwrap());
         let questions = Questions::default();
         let scope = |until, part| Scope { span: Span { since: 0, until }, part, parts: 2 };
+        let asker = |id: &str| ("1".parse().unwrap(), id.parse().unwrap());
         let wait = async |scope| loop {
-            match questions.known(&binlog, scope) {
+            match questions.known(&binlog, asker("2"), scope) {
                 Known::Account(account) => return account,
                 _ => tokio::time::sleep(Duration::from_secs(1)).await,
             }
@@ -223,11 +231,11 @@ mod tests {
         for _ in 0..3 {
             tokio::time::sleep(KEEP / 2).await;
             assert!(Arc::ptr_eq(&first, &wait(scope(1, 1)).await), "both parts at once, and kept");
-            assert!(matches!(questions.known(&binlog, scope(2, 0)), Known::Not), "somebody else waits");
+            assert!(matches!(questions.known(&binlog, asker("3"), scope(2, 0)), Known::Not), "somebody else waits");
         }
         let began = Instant::now();
         let second = wait(scope(2, 0)).await;
-        assert!(!Arc::ptr_eq(&first, &second) && began.elapsed() <= 2 * KEEP);
+        assert!(!Arc::ptr_eq(&first, &second) && began.elapsed() < KEEP / 2, "the same asker need not wait");
         questions.forget();
         let third = wait(scope(1, 0)).await;
         assert!(began.elapsed() <= 2 * KEEP && !Arc::ptr_eq(&first, &third));
@@ -235,7 +243,7 @@ mod tests {
         assert!(questions.scan.lock().is_none());
         // What cannot be read is tried anew.
         std::fs::remove_file(binlog.file_path(0)).unwrap();
-        assert!(matches!(questions.known(&binlog, scope(3, 0)), Known::Not));
+        assert!(matches!(questions.known(&binlog, asker("2"), scope(3, 0)), Known::Not));
         while questions.scan.lock().is_some() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

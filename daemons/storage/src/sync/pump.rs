@@ -404,7 +404,8 @@ impl<'a> Pump<'a> {
         let lost = compare.lost;
         // Before anything is read: what comes after that is compared by nobody.
         self.cluster.hear_of_lost(&compare).await?;
-        let account = match self.cluster.service.questions.known(&self.cluster.service.binlog, scope) {
+        let about = (lost, compare.sender);
+        let account = match self.cluster.service.questions.known(&self.cluster.service.binlog, about, scope) {
             Known::Account(account) => account,
             Known::TooLarge => {
                 let _ = answer.send(Status::EFBIG);
