@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use fdfs_protocol::binlog::{Origin, Record};
+use fdfs_protocol::binlog::{Change, Origin, Record};
 
 use super::fleet::Fleet;
 
@@ -28,6 +28,7 @@ pub fn mark(fleet: &Fleet) -> io::Result<Marks> {
 /// When a binlog cannot be read.
 pub fn since(fleet: &Fleet, marks: &Marks) -> io::Result<BTreeSet<String>> {
     let mut takers: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    let mut renamed = Vec::new();
     for (i, from) in &marks.0 {
         let text = fleet.records(*i)?;
         let new = text.get(*from..).unwrap_or_default();
@@ -36,9 +37,18 @@ pub fn since(fleet: &Fleet, marks: &Marks) -> io::Result<BTreeSet<String>> {
             if record.origin == Origin::Client && is_mutable(&record) {
                 takers.entry(format!("{}/{}", fleet.group(*i), record.name)).or_default().insert(*i);
             }
+            if let (Origin::Client, Change::Rename { old }) = (record.origin, record.change) {
+                // It has the content that this member knew.
+                let [old, new] = [old, record.name].map(|name| format!("{}/{name}", fleet.group(*i)));
+                takers.entry(old.clone()).or_default().insert(*i);
+                renamed.push((old, new));
+            }
         }
     }
-    Ok(takers.into_iter().filter(|(_, members)| members.len() > 1).map(|(name, _)| name).collect())
+    takers.retain(|_, members| members.len() > 1);
+    let new = renamed.into_iter().filter(|(old, _)| takers.contains_key(old)).map(|(_, new)| new);
+    let new: Vec<_> = new.collect();
+    Ok(takers.into_keys().chain(new).collect())
 }
 
 fn is_mutable(record: &Record) -> bool {

@@ -192,7 +192,7 @@ impl Service {
 
 /// The time of a change that was just made to a file, which its time is from now on. Of writes into it and cuts no two
 /// have the same, so that members can tell them apart; of appends the sizes tell.
-pub(super) fn stamp(place: &Place<'_>, file: &File, before: &Meta, change: &Change) -> i64 {
+fn stamp(place: &Place<'_>, file: &File, before: &Meta, change: &Change) -> i64 {
     let now = clock::now();
     let time = match change {
         Change::Append { .. } => before.time_of_change(now),

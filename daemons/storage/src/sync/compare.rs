@@ -93,7 +93,7 @@ impl Questions {
                 // The next parts.
                 Known::Account(_) if same => {}
                 // The asker has heard more of the loss meanwhile, and does not come again with that question.
-                _ if scan.about == about && scan.scope.span != scope.span => {}
+                Known::Account(_) | Known::TooLarge if scan.about == about && scan.scope.span != scope.span => {}
                 _ => return Known::Not,
             }
         }

@@ -69,7 +69,7 @@ impl Lost {
         blocking::run(move || {
             let _one = writing.lock();
             let known = read(&path).unwrap_or(span);
-            let Span { since, until } = Span { since: known.since.min(span.since), until: known.until.max(span.until) };
+            let Span { since, until } = joined(known, span);
             replace_file(&path, format!("since={since}\nuntil={until}\n").as_bytes())
         })
         .await?;
@@ -120,8 +120,13 @@ impl Lost {
                 false => Ok(false),
             }
         });
-        if settled.await? {
-            self.settled.lock().insert(id, span);
+        // Before the note goes: one of the two is always there to be known.
+        let before = self.settled.lock().insert(id, span);
+        if !settled.await? {
+            match before {
+                Some(before) => self.settled.lock().insert(id, before),
+                None => self.settled.lock().remove(&id),
+            };
         }
         Ok(())
     }
@@ -136,8 +141,10 @@ fn read(path: &Path) -> Option<Span> {
 /// When a member made what may not have come here, as far as is known: from what came last until now, if its clock was not
 /// ahead.
 fn in_question(last: Option<RangeInclusive<i64>>, now: i64) -> Span {
-    let (since, until) = last.map_or((now - LONGEST_DELAY, now), |last| (last.start() - SLACK, now.max(*last.end())));
-    Span { since, until: until + SLACK }
+    match last {
+        Some(last) => Span { since: last.start() - SLACK, until: now.max(*last.end()) + SLACK },
+        None => Span { since: now - LONGEST_DELAY, until: now + LONGEST_DELAY },
+    }
 }
 
 /// What another member's word on a loss adds to what is known of it.
@@ -159,18 +166,27 @@ fn news(known: Option<Span>, told: Span) -> News {
     }
 }
 
+/// Both spans, and what is between them.
+fn joined(a: Span, b: Span) -> Span {
+    Span { since: a.since.min(b.since), until: a.until.max(b.until) }
+}
+
 impl Cluster {
     /// A member lost its disks, or left: notes it, and takes nothing more that it sent before.
     ///
     /// # Errors
     /// As [`Lost::note`].
     pub async fn member_lost(&self, id: StorageId) -> io::Result<()> {
-        let member = self.members.borrow().get(&id).and_then(|member| member.ip.addr());
+        self.end_life(&id);
+        self.service.lost.note(id, in_question(self.service.synced.last(&id), clock::now())).await
+    }
+
+    fn end_life(&self, id: &StorageId) {
+        let member = self.members.borrow().get(id).and_then(|member| member.ip.addr());
         // Without storage ids, that is the address.
         if let Some(ip) = member.or_else(|| id.as_str().parse().ok()) {
             self.service.lives.end(ip);
         }
-        self.service.lost.note(id, in_question(self.service.synced.last(&id), clock::now())).await
     }
 
     /// Another member says that one was lost, perhaps this storage itself, which may not have seen it: it was away, or it
@@ -180,20 +196,27 @@ impl Cluster {
     /// As [`Lost::note`].
     pub async fn hear_of_lost(&self, compare: &SyncCompare) -> io::Result<()> {
         let id = compare.lost;
-        if id != self.identity.id && self.members.borrow().get(&id).is_none() {
+        let own = id == self.identity.id;
+        if !own && self.members.borrow().get(&id).is_none() {
             return Ok(());
         }
         let known = self.service.lost.known(id).await?;
-        let latest = clock::now() + LONGEST_DELAY;
+        let now = clock::now();
+        let seen = in_question(self.service.synced.last(&id), now);
         // Who lost everything asks for everything.
-        let since = if compare.sender == id { known.map_or(latest, |known| known.since) } else { compare.since };
-        let told = Span { since, until: compare.until.clamp(0, latest) };
+        let since = match own || compare.sender == id {
+            true => known.unwrap_or(seen).since,
+            false => compare.since.clamp(0, now),
+        };
+        let told = Span { since, until: compare.until.clamp(0, now + LONGEST_DELAY) };
         match news(known, told) {
             News::No => return Ok(()),
             News::Wider => {}
-            News::Loss => self.member_lost(id).await?,
+            News::Loss => self.end_life(&id),
         }
-        self.service.lost.note(id, told).await
+        // The end is the word of who saw the loss, as it is: every member's own would be news to all others again.
+        let span = joined(told, known.unwrap_or(Span { until: told.until, ..seen }));
+        self.service.lost.note(id, span).await
     }
 }
 
@@ -335,7 +358,7 @@ mod tests {
     fn what_is_in_question() {
         let now = 1_000_000;
         let span = |since, until| Span { since: since - SLACK, until: until + SLACK };
-        assert_eq!(in_question(None, now), Span { since: now - LONGEST_DELAY, until: now + SLACK });
+        assert_eq!(in_question(None, now), Span { since: now - LONGEST_DELAY, until: now + LONGEST_DELAY });
         assert_eq!(in_question(Some(now - 5..=now - 3), now), span(now - 5, now));
         assert_eq!(in_question(Some(now - 5..=now + 3), now), span(now - 5, now + 3), "its clock was ahead");
     }
@@ -349,7 +372,8 @@ mod tests {
         assert_eq!(news(known, span(100 - SLACK / 2, 1000 + SLACK)), News::No, "members differ a little");
         assert_eq!(news(known, span(99 - SLACK / 2, 1000)), News::Wider);
         assert_eq!(news(known, span(100, 1001 + SLACK)), News::Loss, "again");
-        assert_eq!(news(known, span(i64::MIN / 2, 0)), News::Wider);
+        assert_eq!(news(known, span(0, 0)), News::Wider);
+        assert_eq!(joined(span(1, 5), span(3, 9)), span(1, 9));
     }
 
     #[tokio::test]

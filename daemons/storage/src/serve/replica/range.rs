@@ -18,7 +18,7 @@ use crate::disk::dir::{self, Meta};
 use crate::disk::pending;
 use crate::names::Sum;
 use crate::net::Conn;
-use crate::serve::change::{shorten, stamp};
+use crate::serve::change::shorten;
 use crate::serve::record::Line;
 use crate::serve::upload::WHOLE;
 use crate::serve::{Done, Place, Pusher, Refusal, Service, fixed};
@@ -89,9 +89,10 @@ impl Service {
         if let Err(refusal) = recorded {
             shorten(&place, &file, &mut held, &old);
             if head.offset < old.size && self.not_lost(conn, &head.name).is_err() {
-                // What was there before may be gone, and nobody comes again with what is there now.
+                // What was there before may be gone, and nobody comes again with what is there now. Who has anything later
+                // keeps that.
                 let change = Change::Modify { offset: head.offset, len: head.len.min(old.size - head.offset) };
-                self.record_undone(stamp(&place, &file, &old, &change), change, &head.name);
+                self.record_undone(old.mtime, change, &head.name);
             }
             return Err(refusal);
         }
