@@ -77,14 +77,14 @@ pub struct Peer {
     aside: Option<Aside>,
     /// The peer was connected to since the last trouble.
     reached: bool,
-    /// The peer begins anew, and what follows from that was noted.
-    anew: bool,
+    /// The peer begins anew since it was given a source at this time, and what follows from that was noted.
+    anew: Option<i64>,
 }
 
 impl Peer {
     /// The loop of the member with this id.
     pub fn new(cluster: Arc<Cluster>, id: StorageId, trails: Arc<Trails>) -> Peer {
-        Peer { cluster, id, trails, poison: Poison::default(), aside: None, reached: false, anew: false }
+        Peer { cluster, id, trails, poison: Poison::default(), aside: None, reached: false, anew: None }
     }
 
     /// Pushes until the peer leaves the group.
@@ -175,7 +175,7 @@ impl Peer {
         }) else {
             return Ok(());
         };
-        self.anew &= member.status != StorageStatus::Active;
+        self.anew = self.anew.filter(|_| member.status != StorageStatus::Active);
         match member.status {
             StorageStatus::WaitSync => {
                 info!("pushing the files of the group to {}, as its source", self.id);
@@ -225,6 +225,7 @@ impl Peer {
         let until = known.as_ref().map(|m| m.state.until_timestamp);
         // No source is no evidence: trackers forget one that is gone.
         let begins_anew = until.is_some_and(|until| source.is_some_and(|s| s.until > until));
+        let life = source.map_or(0, |s| s.until);
         if let Some(mut known) = known {
             let goes_on = match status {
                 _ if begins_anew => false,
@@ -234,7 +235,9 @@ impl Peer {
                 _ => true,
             };
             if goes_on {
-                self.anew |= waits;
+                if waits {
+                    self.anew = self.anew.max(Some(life));
+                }
                 if known.progress().place > self.cluster.service.binlog.place() {
                     warn!(
                         "replication to {}: the binlog ends before what was pushed (was it removed?); pushing all of it",
@@ -246,12 +249,15 @@ impl Peer {
                 }
                 return Ok(known);
             }
-            if !self.anew {
+            // It may have served, and been lost again, while it was pushed to.
+            if self.anew.is_none_or(|known| life > known) {
                 info!("{} has begun anew since something was pushed to it", self.id);
                 self.cluster.member_lost(self.id).await?;
             }
         }
-        self.anew |= waits || begins_anew;
+        if waits || begins_anew {
+            self.anew = self.anew.max(Some(life));
+        }
         let serves = !waits && status != StorageStatus::Syncing;
         let state = SyncMark {
             need_sync_old: is_source && !(serves && begins_anew),

@@ -91,19 +91,23 @@ fn what_a_member_sent_before_it_lost_its_disks_is_not_taken_any_more() {
         assert_eq!(c.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
         c
     };
-    let mut before = connect();
-    group.stop(0);
-    wipe(&group, 0);
-    group.start(0);
-    // Member 1 is its source, and so has noted what happened.
-    group.wait_active(0);
     let timestamp = name.block().unwrap().timestamp;
     let delete = SyncDelete { timestamp, group: crate::common::group(), name };
     let mut body = Vec::new();
     delete.encode(&mut body);
-    before.send_raw(Command::SyncDeleteFile.code(), 0, &body);
-    assert!(before.is_closed());
-    assert!(has(&group, 1, &name));
+    // Also when it is lost again while it is pushed to.
+    for _ in 0..2 {
+        let mut before = connect();
+        group.stop(0);
+        wipe(&group, 0);
+        group.start(0);
+        // Member 1 is its source, and so has noted what happened.
+        group.wait_active(0);
+        before.send_raw(Command::SyncDeleteFile.code(), 0, &body);
+        assert!(before.is_closed());
+        assert!(has(&group, 1, &name));
+        group.until("it has the file again", |group| has(group, 0, &name));
+    }
     assert_eq!(connect().ask(Command::SyncDeleteFile, &delete, b"").status, 0);
     assert!(!has(&group, 1, &name));
 }
