@@ -367,9 +367,15 @@ impl PidFile {
         is_ours.then_some(pid)
     }
 
+    /// A full disk keeps nobody from serving what is on it.
     fn write(&self) -> anyhow::Result<Held<'_>> {
-        std::fs::write(&self.path, format!("{}\n", std::process::id()))
-            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        let pid = std::process::id();
+        match std::fs::write(&self.path, format!("{pid}\n")) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                warn!("cannot write {}: {e}; `stop` and `restart` do not find pid {pid}: kill it", self.path.display());
+            }
+            written => written.with_context(|| format!("cannot write {}", self.path.display()))?,
+        }
         Ok(Held(self))
     }
 
@@ -474,5 +480,9 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&pid_file.path).unwrap().trim(), std::process::id().to_string());
         drop(held);
         assert!(!pid_file.path.exists());
+        std::os::unix::fs::symlink("/dev/full", &pid_file.path).unwrap();
+        drop(pid_file.write().unwrap());
+        std::fs::create_dir(&pid_file.path).unwrap();
+        assert!(pid_file.write().is_err());
     }
 }
