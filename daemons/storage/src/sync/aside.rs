@@ -117,12 +117,23 @@ impl Aside {
         self.names.contains_key(name)
     }
 
+    /// Why a name is set aside.
+    pub fn cause(&self, name: &RemoteName) -> Option<Cause> {
+        self.names.get(name).map(|entry| entry.cause)
+    }
+
+    /// Whether a name is set aside for this change, or for a later one.
+    pub fn covers(&self, name: &RemoteName, cause: Cause) -> bool {
+        let order = |cause: Cause| (cause.timestamp, cause.removed);
+        self.cause(name).is_some_and(|known| order(known) >= order(cause))
+    }
+
     /// Sets a name aside, because of a change that could not be pushed, or a further one of it.
     ///
     /// # Errors
     /// What writing reported: the record must not be passed over then.
     pub fn add(&mut self, name: RemoteName, cause: Cause, now: Instant) -> io::Result<()> {
-        let known = self.names.get(&name).map(|entry| entry.cause);
+        let known = self.cause(&name);
         // Peers go by the times: of none is less told after a restart.
         let cause = match known {
             Some(known) => Cause { timestamp: known.timestamp.max(cause.timestamp), ..cause },
@@ -282,6 +293,20 @@ mod tests {
                 assert_eq!(cause(aside, 3), changed(2));
             }
         }
+    }
+
+    #[test]
+    fn what_is_set_aside_for_an_earlier_change_does_not_cover_a_removal() {
+        let tmp = tempfile::tempdir().unwrap();
+        let now = Instant::now();
+        let mut aside = Aside::open(tmp.path().join("x.aside"), now).unwrap();
+        let removed = |timestamp| Cause { timestamp, removed: true };
+        assert!(!aside.covers(&name(1), changed(100)));
+        aside.add(name(1), changed(100), now).unwrap();
+        assert!(aside.covers(&name(1), changed(99)) && aside.covers(&name(1), changed(100)));
+        assert!(!aside.covers(&name(1), removed(100)) && !aside.covers(&name(1), changed(101)));
+        aside.add(name(1), removed(200), now).unwrap();
+        assert!(aside.covers(&name(1), changed(200)) && !aside.covers(&name(1), removed(201)));
     }
 
     #[tokio::test]

@@ -199,7 +199,7 @@ impl<'a> Pump<'a> {
                     Word::Owed(..) if self.aside.len() >= aside::MAX => {}
                     Word::Owed(name, timestamp, answer) => {
                         // It may have been removed since.
-                        let removed = self.aside.names().any(|(known, cause)| known == name && cause.removed);
+                        let removed = self.aside.cause(&name).is_some_and(|cause| cause.removed);
                         self.aside.add(name, Cause { timestamp, removed }, Instant::now())?;
                         self.aside.sync().await?;
                         let _ = answer.send(Status::OK);
@@ -428,8 +428,8 @@ impl<'a> Pump<'a> {
             return Ok(());
         }
         let now = Instant::now();
-        // What is set aside already comes, and the comparison need not reach as far as what is known of that.
-        let lacking: Vec<_> = lacking.into_iter().filter(|(name, _)| !self.aside.contains(name)).collect();
+        // The comparison need not reach as far as what is known of what is set aside already.
+        let lacking: Vec<_> = lacking.into_iter().filter(|(name, cause)| !self.aside.covers(name, *cause)).collect();
         for (name, cause) in &lacking {
             self.aside.add(*name, *cause, now)?;
             // All loops share this thread.

@@ -13,6 +13,10 @@ use fdfs_storage::disk::pending::{self, Pending};
 use crate::common::{Client, noise};
 use crate::group::Group;
 
+fn seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
 fn wipe(group: &Group, index: usize) {
     let base = &group.members[index].config.base_path;
     std::fs::remove_dir_all(base).unwrap();
@@ -107,6 +111,9 @@ fn what_a_member_sent_before_it_lost_its_disks_is_not_taken_any_more() {
         assert!(before.is_closed());
         assert!(has(&group, 1, &name));
         group.until("it has the file again", |group| has(group, 0, &name));
+        // Losses are told from each other by the second.
+        let second = seconds();
+        group.until("the clock goes on", |_| seconds() > second);
     }
     assert_eq!(connect().ask(Command::SyncDeleteFile, &delete, b"").status, 0);
     assert!(!has(&group, 1, &name));
