@@ -46,9 +46,8 @@ pub fn since(fleet: &Fleet, marks: &Marks) -> io::Result<BTreeSet<String>> {
         }
     }
     takers.retain(|_, members| members.len() > 1);
-    let new = renamed.into_iter().filter(|(old, _)| takers.contains_key(old)).map(|(_, new)| new);
-    let new: Vec<_> = new.collect();
-    Ok(takers.into_keys().chain(new).collect())
+    renamed.retain(|(old, _)| takers.contains_key(old));
+    Ok(takers.into_keys().chain(renamed.into_iter().map(|(_, new)| new)).collect())
 }
 
 fn is_mutable(record: &Record) -> bool {

@@ -110,25 +110,19 @@ impl Lost {
     }
 
     async fn settle(&self, id: StorageId, span: Span) -> io::Result<()> {
+        // Before the note goes, which counts as long as it is there.
+        self.settled.lock().insert(id, span);
         let path = self.path(&id);
         let writing = self.writing.clone();
-        let settled = blocking::run(move || {
+        let settle = move || {
             let _one = writing.lock();
             // It may have been lost again meanwhile.
             match read(&path).is_none_or(|noted| noted == span) {
-                true => std::fs::remove_file(path).map(|()| true),
-                false => Ok(false),
+                true => std::fs::remove_file(path),
+                false => Ok(()),
             }
-        });
-        // Before the note goes: one of the two is always there to be known.
-        let before = self.settled.lock().insert(id, span);
-        if !settled.await? {
-            match before {
-                Some(before) => self.settled.lock().insert(id, before),
-                None => self.settled.lock().remove(&id),
-            };
-        }
-        Ok(())
+        };
+        blocking::run(settle).await
     }
 }
 
