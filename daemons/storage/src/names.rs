@@ -33,6 +33,8 @@ type Cell = Arc<tokio::sync::Mutex<Option<Sum>>>;
 struct Slot {
     cell: Cell,
     used: u64,
+    /// While something is being added to the file: its size before.
+    recorded: Option<u64>,
 }
 
 /// The files being changed, and those whose sum is remembered.
@@ -48,6 +50,7 @@ pub struct Held<'a> {
     names: &'a Names,
     key: Key,
     guard: Option<OwnedMutexGuard<Option<Sum>>>,
+    adding: bool,
 }
 
 fn key(name: &RemoteName) -> Key {
@@ -67,7 +70,7 @@ impl Names {
             Ok(guard) => guard,
             Err(_) => tokio::time::timeout(patience, cell.lock_owned()).await.map_err(|_| Status::EAGAIN)?,
         };
-        Ok(Held { names: self, key, guard: Some(guard) })
+        Ok(Held { names: self, key, guard: Some(guard), adding: false })
     }
 
     /// The sum of a file of this size, if it is known and nobody is changing the file.
@@ -75,6 +78,12 @@ impl Names {
         let cell = self.slots.lock().get(&key(name))?.cell.clone();
         let sum = cell.try_lock().ok()?.clone();
         sum.filter(|sum| sum.size == size)
+    }
+
+    /// How much of a file that has `size` bytes is there to stay: what is being added may yet be taken back.
+    pub fn recorded(&self, name: &RemoteName, size: u64) -> u64 {
+        let recorded = self.slots.lock().get(&key(name)).and_then(|slot| slot.recorded);
+        recorded.map_or(size, |recorded| recorded.min(size))
     }
 
     /// Remembers the sum of a file that was just made, which nobody else can know yet.
@@ -96,7 +105,7 @@ impl Names {
             let oldest = now.saturating_sub(MAX_SUMS as u64 / 2);
             slots.retain(|_, slot| slot.used >= oldest || Arc::strong_count(&slot.cell) > 1);
         }
-        let slot = Slot { cell: Cell::default(), used: now };
+        let slot = Slot { cell: Cell::default(), used: now, recorded: None };
         let cell = slot.cell.clone();
         slots.insert(key.clone(), slot);
         cell
@@ -115,10 +124,30 @@ impl Held<'_> {
             **guard = sum;
         }
     }
+
+    /// Something is going to be added to the file, which has `size` bytes.
+    pub fn adding(&mut self, size: u64) {
+        self.set_recorded(Some(size));
+    }
+
+    /// All of it is there, and is going to be recorded.
+    pub fn added(&mut self) {
+        self.set_recorded(None);
+    }
+
+    fn set_recorded(&mut self, size: Option<u64>) {
+        self.adding = size.is_some();
+        if let Some(slot) = self.names.slots.lock().get_mut(&self.key) {
+            slot.recorded = size;
+        }
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        if self.adding {
+            self.set_recorded(None);
+        }
         let Some(guard) = self.guard.take() else { return };
         if guard.is_some() {
             return;
@@ -168,6 +197,25 @@ mod tests {
         held.set_sum(None);
         drop(held);
         assert!(names.slots.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_being_added_does_not_count() {
+        let names = Names::default();
+        for sum in [None, Some(sum(9))] {
+            let mut held = names.hold(&name(1), Duration::ZERO).await.unwrap();
+            held.set_sum(sum);
+            held.adding(5);
+            assert_eq!(
+                (names.recorded(&name(1), 7), names.recorded(&name(1), 4), names.recorded(&name(2), 7)),
+                (5, 4, 7)
+            );
+            held.added();
+            assert_eq!(names.recorded(&name(1), 7), 7);
+            held.adding(5);
+            drop(held);
+            assert_eq!(names.recorded(&name(1), 7), 7);
+        }
     }
 
     #[tokio::test]

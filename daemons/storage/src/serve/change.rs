@@ -77,6 +77,7 @@ impl Service {
             held.set_sum(None);
         }
         let noted = self.pending.note(Kind::Change, write.name);
+        held.adding(old.size);
         let received = match write.size <= WHOLE {
             true => self.receive_at_once(conn, &file, at, write.size, &mut hasher).await,
             false => self.receive_into(conn, &file, at, write.size, &mut hasher).await,
@@ -85,8 +86,11 @@ impl Service {
             Some(offset) => Change::Modify { offset, len: write.size },
             None => Change::Append { offset: at, len: write.size },
         };
-        let recorded =
-            received.and_then(|()| Ok(self.record(stamp(&place, &file, &old, &change), change, write.name)?));
+        let recorded = received.and_then(|()| {
+            // From the record on, push loops may send the file whole.
+            held.added();
+            Ok(self.record(stamp(&place, &file, &old, &change), change, write.name)?)
+        });
         let recorded = match recorded {
             Ok(recorded) => recorded,
             Err(refusal) => {

@@ -266,8 +266,13 @@ impl Lane {
     async fn send_whole(&mut self, command: Command, whole: Whole<'_>) -> Result<(), Stop> {
         for _ in 0..TRIES {
             let Some((file, meta)) = self.open(whole.name)? else { return Ok(()) };
-            let head = self.file_head(&whole, meta.size);
-            match self.send(command, &head, &file, 0, meta.size).await {
+            // After the look at the file: what is taken back by now is missing when it is sent.
+            let size = match is_appender(whole.name) {
+                true => self.service.names.recorded(whole.name, meta.size),
+                false => meta.size,
+            };
+            let head = self.file_head(&whole, size);
+            match self.send(command, &head, &file, 0, size).await {
                 Ok(answer) => {
                     self.had_last = answer.status == Status::EEXIST;
                     return self.conclude(command, answer);

@@ -143,6 +143,27 @@ fn of_two_that_were_made_at_once_all_get_the_same_though_their_makers_are_lost()
 }
 
 #[test]
+fn of_an_appender_with_appends_of_one_second_all_keep_the_last_one() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload_appender(b"one", "log");
+    group.converge("before");
+    // As when members compare while a third one, which takes appends, has pushed the second to one of them.
+    let timestamp = name.block().unwrap().timestamp + 10;
+    for (member, content) in [(0, &b"one"[..]), (1, b"one, two")] {
+        group.stop(member);
+        let file = group.members[member].config.base_path.join("data").join(name.true_name());
+        std::fs::write(&file, content).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(timestamp.into());
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    }
+    std::fs::write(group.aside(0, 1), format!("{timestamp} U {name}\n")).unwrap();
+    (0..2).for_each(|i| group.start(i));
+    group.converge("the longer stays");
+    assert_eq!(group.client(0).content(&name), b"one, two");
+}
+
+#[test]
 fn a_lost_member_gets_what_its_source_never_had() {
     let mut group = Group::with(3);
     (0..3).for_each(|i| group.wait_active(i));

@@ -18,7 +18,7 @@ use fdfs_protocol::peer::replica::{
 };
 use fdfs_protocol::peer::{ChangeStatus, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
-use fdfs_protocol::storage::MetadataMode;
+use fdfs_protocol::storage::{AppendHead, MetadataMode};
 use fdfs_protocol::{Command, Encode, ExtName, Prefix, RemoteName, Status, StorageId, Version};
 use fdfs_storage::disk::pending::{self, Pending};
 use group::Group;
@@ -368,6 +368,32 @@ fn of_changes_at_the_same_time_all_members_keep_the_same_one() {
         assert_eq!(pushed(false, [Some(one), None], replace), None);
         assert_eq!(pushed(false, [None, Some(one)], replace).unwrap(), one);
     }
+}
+
+#[test]
+fn an_append_that_has_not_ended_is_not_pushed_with_the_file() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    group.stop(1);
+    let mut c = group.client(0);
+    let name = c.upload_appender(b"whole", "log");
+    let size = 4 << 20;
+    let head = AppendHead { size, name };
+    c.begin(Command::AppendFile, &head, size);
+    c.send(&noise(size as usize / 2, 1));
+    let path = std::path::Path::new("data").join(name.true_name());
+    let len = |group: &Group, i: usize| group.files(i).get(&path).map(Vec::len);
+    group.until("a part of it has come", |group| len(group, 0) > Some(5));
+    group.start(1);
+    group.until("the file is pushed", |group| len(group, 1).is_some());
+    assert_eq!(len(&group, 1), Some(5));
+    // Its client dies.
+    drop(c);
+    group.until("it is taken back", |group| len(group, 0) == Some(5));
+    group.converge("after");
+    assert_eq!(group.client(0).append(&name, b" and more").status, 0);
+    group.converge("and with another append");
+    assert_eq!(group.client(1).content(&name), b"whole and more");
 }
 
 /// FastDFS skips changes of a file that has got another name since.

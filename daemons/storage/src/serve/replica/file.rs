@@ -42,10 +42,12 @@ impl Push<'_> {
 
     /// The same, if it was made at the time at which what is pushed was.
     fn tied(&self) -> Option<Meta> {
-        if self.head.name.is_given_once() {
-            return None;
-        }
         self.here().filter(|meta| meta.mtime == i64::from(self.head.timestamp))
+    }
+
+    /// Whether something else can be made anew under this name.
+    fn is_renewable(&self) -> bool {
+        !self.head.name.is_given_once()
     }
 }
 
@@ -145,6 +147,11 @@ impl Service {
     ) -> Result<Option<Instead>, Refusal> {
         let Push { head, place, .. } = push;
         let Some(here) = push.tied() else { return Ok(None) };
+        if !push.is_renewable() {
+            // Of one file's appends the sizes tell which came last: here is one that the pusher had not got yet.
+            let more = push.replace && is_appender(&head.name) && push.origin.is_strict() && here.size > head.size;
+            return Ok(more.then_some(Instead::Other));
+        }
         let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
         let crc32 = self.checksum_soon(patience, file, here.size).await?;
         Ok(match (here.size, crc32).cmp(&(head.size, pushed.clone().finalize())) {
@@ -157,7 +164,7 @@ impl Service {
     /// Gives what was received its name; true if nothing had that.
     fn give_name(&self, push: &Push<'_>, mut incoming: Incoming) -> Result<(File, bool), Refusal> {
         let Push { head, place, .. } = push;
-        let replace = push.replace || push.tied().is_some();
+        let replace = push.replace || (push.is_renewable() && push.tied().is_some());
         let base = RelPath::new(place.rel.split().1).ok_or(Status::EINVAL)?;
         let published = if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) };
         let fresh = match published {

@@ -80,12 +80,15 @@ impl Service {
         if head.offset < old.size {
             held.set_sum(None);
         }
+        held.adding(old.size);
         let received = match head.len <= WHOLE {
             true => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
             false => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
         };
-        let recorded =
-            received.and_then(|()| self.not_lost(conn, &head.name)).and_then(|()| Ok(self.record_push(&line, false)?));
+        let recorded = received.and_then(|()| self.not_lost(conn, &head.name)).and_then(|()| {
+            held.added();
+            Ok(self.record_push(&line, false)?)
+        });
         if let Err(refusal) = recorded {
             shorten(&place, &file, &mut held, &old);
             if head.offset < old.size && self.not_lost(conn, &head.name).is_err() {
