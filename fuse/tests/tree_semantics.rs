@@ -484,6 +484,34 @@ fn handles_do_what_they_were_opened_for() {
 }
 
 #[test]
+fn content_that_the_cluster_has_lost_is_stored_again_and_brings_all_its_names_back() {
+    let f = Fixture::new();
+    let (a, b) = (f.file("a", b"precious"), f.file("b", b"precious"));
+    let reader = f.tree.open(b, READ).unwrap().fh;
+    assert_eq!(f.read_handle(reader).unwrap(), b"precious");
+    // Somebody deletes it behind the tree's back.
+    let gone = f.file_id(a);
+    let (send, receive) = mpsc::channel();
+    f.store.remove(&gone, Box::new(move |removed| send.send(removed).unwrap()));
+    receive.recv().unwrap().unwrap();
+    assert_eq!(errno(f.read_handle(reader)), libc::EIO);
+    let (copy, to) = f.create("copy");
+    let copied = wait(|done| f.tree.copy_range((reader, 0), (to, 0), 8, false, done));
+    assert_eq!(errno(copied), libc::EIO, "there is nothing to refer to");
+    f.close(to).unwrap();
+
+    let c = f.file("c", b"precious");
+    assert_eq!(f.store.count(Op::Upload), 2);
+    assert_ne!(f.file_id(c), gone);
+    assert_eq!([a, b, c].map(|ino| f.read(ino)), [b"precious"; 3]);
+    assert_eq!(f.read_handle(reader).unwrap(), b"precious", "also for who had it open");
+    assert_eq!(f.read(copy.ino), b"");
+    f.tree.release(reader);
+    f.collected(4);
+    assert_eq!(f.store.objects().len(), 1);
+}
+
+#[test]
 fn after_damage_was_found_the_next_open_starts_afresh() {
     let f = Fixture::new();
     let ino = f.file("a", b"x");

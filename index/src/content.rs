@@ -83,6 +83,13 @@ impl Core {
         Ok(contents.get(id).cloned())
     }
 
+    pub fn content_lost(&self, ino: Ino, file_id: &str) -> Result<bool> {
+        let node = self.node(ino)?;
+        let state = node.state.read();
+        let Some(id) = state.attr.content.filter(|_| !state.gone) else { return Ok(false) };
+        Ok(self.contents_with(&[Want::Id(id)])?.lose(id, file_id))
+    }
+
     pub fn reuse(&self, ino: Ino, print: &Fingerprint, size: u64, along: Along) -> Result<Option<Attr>> {
         self.queue.admit()?;
         let node = self.node(ino)?;
@@ -91,7 +98,8 @@ impl Core {
         let key = Want::Print(*print, size);
         let wants: Vec<Want> = state.current().into_iter().chain([key.clone()]).collect();
         let mut contents = self.contents_with(&wants)?;
-        let Some(id) = contents.find(&key).map(|content| content.id) else { return Ok(None) };
+        let known = contents.find(&key).map(|content| content.id);
+        let Some(id) = known.filter(|id| !contents.is_lost(*id)) else { return Ok(None) };
         let mut tx = Tx::new();
         state.refer(&mut contents, Change::Share(id), size, along, &mut tx);
         let attr = state.attr;
@@ -121,7 +129,12 @@ impl Core {
         let change = match (owner, twin) {
             (Some(owner), twin) if Some(owner.id) == current && owner.mutable => match twin {
                 // Sealed, it turns out to be the same as one that is there.
-                Some(twin) => Change::Share(twin),
+                Some(twin) => {
+                    if contents.is_lost(twin) {
+                        contents.restore_from(twin, &owner, &mut tx);
+                    }
+                    Change::Share(twin)
+                }
                 None => {
                     contents.update(owner.id, &new, &mut tx);
                     Change::Keep
@@ -136,7 +149,11 @@ impl Core {
                 Change::Share(owner.id)
             }
             (None, Some(twin)) => {
-                contents.add_garbage(new.file_id, &mut tx);
+                if contents.is_lost(twin) {
+                    contents.restore(twin, new.file_id, &mut tx);
+                } else {
+                    contents.add_garbage(new.file_id, &mut tx);
+                }
                 Change::Share(twin)
             }
             (None, None) => Change::Own(contents.insert(new, &mut tx)),
@@ -159,6 +176,9 @@ impl Core {
         let state = locked.at(to).regular()?;
         let wants: Vec<Want> = state.current().into_iter().chain([Want::Id(expected)]).collect();
         let mut contents = self.contents_with(&wants)?;
+        if contents.is_lost(expected) {
+            return Ok(None);
+        }
         if contents.get(expected).is_some_and(|content| content.mutable) && from != to {
             return Err(IndexError::Invalid("mutable content cannot be shared"));
         }

@@ -6,6 +6,8 @@
 //! - Fingerprint + size are unique, and so are file IDs: a file ID becomes garbage only when the one content that has it
 //!   dies, in the same transaction.
 //! - Mutable content has one reference and no fingerprint.
+//! - What is known to be lost in the cluster stays in use by those who refer to it, and is not offered to others. That is
+//!   noted in memory only: it costs a failed read to learn it again.
 //! - The lock is held until the change is queued, so that counts are committed in the order in which they changed.
 
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +34,14 @@ struct Record {
     /// Sequence number of the last change; 0: as loaded.
     seq: u64,
     used: bool,
+    /// The cluster does not have it any more.
+    lost: bool,
+}
+
+impl Record {
+    fn new(content: Content) -> Record {
+        Record { content, seq: 0, used: true, lost: false }
+    }
 }
 
 /// The contents in memory.
@@ -91,7 +101,7 @@ impl Contents {
             Some(content) => {
                 if !self.by_id.contains_key(&content.id) {
                     self.index(&content);
-                    self.by_id.insert(content.id, Record { content, seq: 0, used: true });
+                    self.by_id.insert(content.id, Record::new(content));
                 }
             }
             None if matches!(want, Want::Id(_)) => {}
@@ -132,6 +142,43 @@ impl Contents {
             key => (*self.by_key.get(key)?)?,
         };
         self.get(id)
+    }
+
+    /// Notes that the cluster has lost a content; `false`: that was known, or it goes by another file ID by now.
+    pub fn lose(&mut self, id: ContentId, file_id: &str) -> bool {
+        let record = self.by_id.get_mut(&id).filter(|record| *record.content.file_id == *file_id);
+        record.is_some_and(|record| !std::mem::replace(&mut record.lost, true))
+    }
+
+    /// Whether the cluster is known to have lost a content.
+    pub fn is_lost(&self, id: ContentId) -> bool {
+        self.by_id.get(&id).is_some_and(|record| record.lost)
+    }
+
+    /// The lost content `id` has been stored again, as `file_id`, which must be known to be absent.
+    pub fn restore(&mut self, id: ContentId, file_id: Arc<str>, tx: &mut Tx) {
+        let former = self.rename(id, file_id, tx);
+        former.into_iter().for_each(|former| self.add_garbage(former, tx));
+    }
+
+    /// As [`Contents::restore`], with the file ID of another content, which gets the lost one for it.
+    pub fn restore_from(&mut self, id: ContentId, other: &Content, tx: &mut Tx) {
+        let former = self.rename(id, Arc::clone(&other.file_id), tx);
+        former.into_iter().for_each(|former| _ = self.rename(other.id, former, tx));
+    }
+
+    /// Gives a content another file ID; the answer is the one before.
+    fn rename(&mut self, id: ContentId, file_id: Arc<str>, tx: &mut Tx) -> Option<Arc<str>> {
+        let record = self.by_id.get_mut(&id)?;
+        record.lost = false;
+        let former = std::mem::replace(&mut record.content.file_id, file_id);
+        let content = record.content.clone();
+        let key = Want::File(Arc::clone(&former));
+        // Its row may say otherwise for a while.
+        self.remember_absent(key);
+        self.index(&content);
+        tx.push(Delta::Content(content));
+        Some(former)
     }
 
     /// One reference more.
@@ -178,7 +225,7 @@ impl Contents {
         tx.totals.stored_bytes += signed(size);
         tx.push(Delta::Content(content.clone()));
         self.index(&content);
-        self.by_id.insert(id, Record { content, seq: 0, used: true });
+        self.by_id.insert(id, Record::new(content));
         id
     }
 

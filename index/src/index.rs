@@ -240,6 +240,14 @@ impl Index {
         self.core.content(ino)
     }
 
+    /// The cluster does not have the content of `ino` any more, which went by this file ID. Nobody else will get a
+    /// reference to it, until [`attach`](Index::attach) brings the same content with another file ID: that one replaces
+    /// the lost one for all who refer to it. Remembered by this process only. `false`: it was known, or does not matter
+    /// any more.
+    pub fn content_lost(&self, ino: Ino, file_id: &str) -> Result<bool> {
+        self.core.content_lost(ino, file_id)
+    }
+
     /// Deduplication before an upload: if a content of that fingerprint and size is known, `ino` refers to it from now on
     /// (size and times set, its former content released). `None`: it is unknown, nothing was changed.
     pub fn reuse(

@@ -94,6 +94,36 @@ fn a_file_id_stands_for_one_content() {
 }
 
 #[test]
+fn lost_content_is_offered_to_nobody_and_comes_back_for_all_with_another_file_id() {
+    let (dir, index) = fresh();
+    let [a, b, c] = ["a", "b", "c"].map(|name| touch(&index, name));
+    index.attach(a, sealed(1, "group1/a"), time(2)).unwrap();
+    index.reuse(b, &fingerprint(1), 10, time(2)).unwrap().unwrap();
+    let id = index.content(a).unwrap().unwrap().id;
+    assert!(!index.content_lost(a, "group1/older").unwrap(), "of a file ID that it had before");
+    assert!(!index.content_lost(c, "group1/a").unwrap(), "it has none");
+    assert!(index.content_lost(a, "group1/a").unwrap());
+    assert!(!index.content_lost(b, "group1/a").unwrap(), "once is enough");
+    assert_eq!(index.reuse(c, &fingerprint(1), 10, time(3)).unwrap(), None);
+    assert_eq!(index.clone_content(a, c, id, time(3)).unwrap(), None);
+    assert_eq!(index.content(c).unwrap(), None);
+
+    index.attach(c, sealed(1, "group1/c"), time(4)).unwrap();
+    for ino in [a, b, c] {
+        let content = index.content(ino).unwrap().unwrap();
+        assert_eq!((content.id, &*content.file_id, content.refs), (id, "group1/c", 3));
+    }
+    assert_eq!(names(&garbage(&index)), ["group1/a"]);
+    assert_eq!(index.stats(), IndexStats { inodes: 4, contents: 1, logical_bytes: 30, stored_bytes: 10, garbage: 1 });
+    assert!(!index.content_lost(a, "group1/a").unwrap(), "a late word of the old one");
+    let d = touch(&index, "d");
+    assert!(index.reuse(d, &fingerprint(1), 10, time(5)).unwrap().is_some());
+    index.close().unwrap();
+    let index = open(&dir);
+    assert_eq!(&*index.content(a).unwrap().unwrap().file_id, "group1/c");
+}
+
+#[test]
 fn mutable_content_changes_in_place_and_is_sealed() {
     let (_dir, index) = fresh();
     let (a, b) = (touch(&index, "a"), touch(&index, "b"));

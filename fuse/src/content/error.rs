@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ContentError {
     /// The cluster, or the staging directory, does not have it.
-    #[error("{0} does not exist")]
+    #[error("the data is gone: {0}")]
     NotFound(Arc<str>),
     /// No storage has room for it.
     #[error("no space left in the cluster: {0}")]

@@ -102,7 +102,7 @@ impl Core {
             let Some(content) = self.index.content(ino)? else { return Ok(None) };
             let pin = self.pins.pin(&content.file_id);
             // Still referred to after the pin was set: nobody has begun to delete it.
-            if self.index.content(ino)?.is_some_and(|now| now.id == content.id) {
+            if self.index.content(ino)?.is_some_and(|now| now.file_id == content.file_id) {
                 return Ok(Some((content, pin)));
             }
         }

@@ -181,12 +181,17 @@ impl Core {
         let reader = self.reader(handle, &state, offset, len);
         drop(state);
         match reader {
-            Ok(Some((OpenReader { reader, pin, .. }, len))) => {
+            Ok(Some((OpenReader { file_id, reader, pin }, len))) => {
                 self.mark_read(handle);
-                let (doubtful, ino) = (self.doubtful.clone(), handle.inode.ino);
+                let (doubtful, index, ino) = (self.doubtful.clone(), self.index.clone(), handle.inode.ino);
                 let done = move |result: std::result::Result<&[u8], ContentError>| {
                     if let Err(ContentError::Corrupt(_)) = &result {
                         doubtful.lock().insert(ino);
+                    }
+                    if let Err(error @ (ContentError::Corrupt(_) | ContentError::NotFound(_))) = &result
+                        && index.content_lost(ino, &file_id).is_ok_and(|news| news)
+                    {
+                        tracing::error!(ino = ino.0, "{error}; storing the same content again brings it back");
                     }
                     done(result.map_err(TreeError::from));
                     drop(pin);
@@ -226,12 +231,13 @@ impl Core {
         // Under the lock of the inode: the content cannot be replaced, and so not collected, before it is pinned.
         let mut open = handle.reader.lock();
         if let Some(known) = &*open
-            && known.content == content.id
+            && known.file_id == content.file_id
         {
             return Ok(Some((known.clone(), len)));
         }
         let pin = Arc::new(self.pins.pin(&content.file_id));
-        let reader = OpenReader { content: content.id, reader: Arc::from(self.store.open(&object(&content))), pin };
+        let reader = Arc::from(self.store.open(&object(&content)));
+        let reader = OpenReader { file_id: content.file_id, reader, pin };
         *open = Some(reader.clone());
         Ok(Some((reader, len)))
     }

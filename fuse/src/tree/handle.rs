@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use fdfs_index::{ContentId, Ino};
+use fdfs_index::Ino;
 use parking_lot::Mutex;
 
 use super::error::{Result, TreeError};
@@ -31,10 +31,10 @@ pub(crate) struct FileHandle {
     pub(crate) reader: Mutex<Option<OpenReader>>,
 }
 
-/// A reader of one content, which cannot be deleted meanwhile.
+/// A reader of one stored file, which cannot be deleted meanwhile.
 #[derive(Clone)]
 pub(crate) struct OpenReader {
-    pub(crate) content: ContentId,
+    pub(crate) file_id: Arc<str>,
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) pin: Arc<Pin>,
 }

@@ -162,6 +162,23 @@ impl Pair {
                 }
                 return;
             }
+            31 if e % 2 == 0 => {
+                // The cluster has lost the content of one file, and gets it again with another.
+                let (Ok(Some(lost)), Ok(own)) = (index.content(ino), index.content(ino2)) else { return };
+                let regular = index.getattr(ino2).is_ok_and(|attr| attr.kind == FileKind::Regular);
+                let Some(print) = lost.fingerprint.filter(|_| regular) else { return };
+                assert!(!index.content_lost(ino, "group1/another").unwrap());
+                assert!(index.content_lost(ino, &lost.file_id).unwrap());
+                assert!(!index.content_lost(ino, &lost.file_id).unwrap(), "told before");
+                assert_eq!(index.reuse(ino2, &print, lost.size, now).unwrap(), None);
+                let file_id = match own.filter(|own| own.mutable) {
+                    Some(own) => own.file_id,
+                    None => format!("group1/{step}").into(),
+                };
+                let new = NewContent { fingerprint: Some(print), size: lost.size, file_id, mutable: false };
+                model.restore(&lost.file_id, &new.file_id);
+                (index.attach(ino2, new.clone(), now).map(Some), model.refer_to(ino2, new, now))
+            }
             _ => (index.lookup(dir, name).map(Some), model.lookup(dir, name)),
         };
         let real = real.map_err(|error| error.to_errno());

@@ -1,6 +1,7 @@
 //! What the index should do, in the simplest form: maps, no concurrency, counts by counting.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fdfs_index::*;
 
@@ -353,6 +354,19 @@ impl Model {
             }
             None => self.refer(ino, Some(new), size, now),
         }
+    }
+
+    /// What was stored as `lost` is stored as `found` now, for all who refer to it.
+    pub fn restore(&mut self, lost: &str, found: &Arc<str>) {
+        let contents = self.nodes.values_mut().filter_map(|node| node.content.as_mut());
+        contents.filter(|content| *content.file_id == *lost).for_each(|content| content.file_id = found.clone());
+        self.garbage.insert(lost.to_owned());
+    }
+
+    /// Lets `ino` refer to this content, whoever else does.
+    pub fn refer_to(&mut self, ino: Ino, content: NewContent, now: Timestamp) -> Answer {
+        let size = content.size;
+        self.refer(ino, Some(content), size, now)
     }
 
     pub fn reuse(&mut self, ino: Ino, print: Fingerprint, size: u64, now: Timestamp) -> Answer {
