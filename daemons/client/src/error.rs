@@ -104,7 +104,7 @@ pub enum Error {
         group: Option<GroupName>,
     },
     /// The server refused with another status.
-    #[error("{}: {server} answered: {status} (status {})", verb(*.command), .status.0)]
+    #[error("{}: {server} answered: {status} (status {}){}", verb(*.command), .status.0, doubt(server, *.status))]
     Status {
         /// What was asked.
         command: Command,
@@ -331,6 +331,14 @@ fn lacks_address(error: &io::Error) -> bool {
 }
 
 /// What to do about a connection that could not be made.
+/// Servers answer so to what they have never heard of.
+fn doubt(server: &Server, status: Status) -> &'static str {
+    match (server.role, status) {
+        (Role::Tracker, Status::EINVAL) => "; is that a tracker, and not a storage?",
+        _ => "",
+    }
+}
+
 fn remedy(error: &io::Error) -> &'static str {
     if lacks_room(error) {
         "raise the limit of open files (ulimit -n)"
@@ -410,6 +418,14 @@ mod tests {
         assert!(matches!(of(Command::UploadFile, Status::EROFS), Error::Status { .. }));
         let upload = Error::from_status(Command::UploadFile, server(), Status::ENOENT, "");
         assert!(!upload.is_not_found(), "an upload that fails so is not a missing file");
+    }
+
+    #[test]
+    fn a_storage_in_the_place_of_a_tracker_is_suspected() {
+        let of = |server| Error::from_status(Command::ListAllGroups, server, Status::EINVAL, "").to_string();
+        let addr = "10.0.0.1:23000".parse().unwrap();
+        assert!(of(Server::tracker(addr)).ends_with("is that a tracker, and not a storage?"));
+        assert!(!of(Server::storage(addr)).contains("is that"));
     }
 
     #[test]

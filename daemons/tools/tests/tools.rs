@@ -340,7 +340,9 @@ fn monitor() {
     assert!(all.contains("  ACTIVE\n\t\tread write mode = both (normal)\n"), "{all}");
     let text = stdout(&cluster.run("fdfs_monitor", &[&"-h", &tracker.to_string(), &"list", &"group1"]));
     assert!(text.starts_with(&format!("{head}group name = group1\n")), "{text}");
-    assert_eq!(stdout(&cluster.run("fdfs_monitor", &[&"list", &"nogroup"])), head);
+    let none = cluster.run("fdfs_monitor", &[&"list", &"nogroup"]);
+    assert_eq!((code(&none), stdout(&none)), (2, head.clone()));
+    assert!(stderr(&none).contains("knows no such group"), "{}", stderr(&none));
 
     let help = run_in(cluster.directory.path(), "fdfs_monitor", &[&"-h"]);
     assert_eq!(code(&help), 0);
@@ -357,4 +359,21 @@ fn monitor() {
     let fail = "delete storage server group1::127.0.0.1 fail, error no: 16, error info: Device or resource busy\n";
     assert_eq!(stdout(&output), format!("{head}{fail}"));
     assert_eq!(code(&cluster.run("fdfs_monitor", &[&"set_trunk_server"])), 1);
+}
+
+#[test]
+fn what_one_tracker_never_heard_of_is_deleted_at_the_other() {
+    let mut cluster = Cluster::start();
+    let base = cluster.path("another");
+    fs::create_dir(&base).unwrap();
+    let another = Tracker::start(TrackerConfig::embedded(base, Ipv4Addr::LOCALHOST.into(), 0)).unwrap();
+    let trackers = [cluster.tracker.as_ref().unwrap().addr(), another.addr()];
+    fs::write(&cluster.config, trackers.map(|addr| format!("tracker_server = {addr}\n")).concat()).unwrap();
+    cluster.storage.take().unwrap().stop();
+    let deadline = Instant::now() + PATIENCE;
+    let delete = || cluster.run("fdfs_monitor", &[&"delete", &"group1", &"127.0.0.1"]);
+    while code(&delete()) != 0 {
+        assert!(Instant::now() < deadline, "{}", stdout(&delete()));
+    }
+    another.stop();
 }

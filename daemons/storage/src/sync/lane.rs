@@ -20,7 +20,7 @@ use fdfs_protocol::peer::replica::{
 use fdfs_protocol::storage::{FileInfo, FileInfoFlags, FileRequest};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
 use fdfs_server::Dial;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::aside::Cause;
 use super::rules::{Answer, Verdict, judge};
@@ -210,7 +210,7 @@ impl Lane {
                 None if removed => self.simple(Command::SyncDeleteFile, &SyncDelete { timestamp, group, name }).await,
                 // If it was removed, the record of that comes later. If a disk was lost, the peer's may be the last one.
                 None => {
-                    info!(
+                    debug!(
                         "{name} is not here, and was not removed as far as is known: {} keeps what it has",
                         self.peer
                     );

@@ -377,8 +377,11 @@ impl<'a> Pump<'a> {
                         self.aside.settled(&name, cause);
                         self.moved();
                         match outcome {
-                            Outcome::Done => info!("replication to {}: {name} is as it is here", self.id),
-                            _ => info!("replication to {}: {name} stays as it is there", self.id),
+                            Outcome::Done => debug!("replication to {}: {name} is as it is here", self.id),
+                            _ => debug!("replication to {}: {name} stays as it is there", self.id),
+                        }
+                        if self.aside.is_empty() {
+                            info!("replication to {}: of what was set aside, nothing is left", self.id);
                         }
                     }
                     Ok(outcome) => {

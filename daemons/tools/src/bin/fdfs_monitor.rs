@@ -112,6 +112,11 @@ async fn list(client: &Client, addr: SocketAddr, only: Option<&str>) -> Result<(
     if only.is_none() {
         print_line(format_args!("group count: {}", groups.len()))?;
     }
+    if let Some(only) = only
+        && groups.iter().all(|group| only != group.name.as_str())
+    {
+        return Err(Failure::new(format!("list group {only}"), libc::ENOENT, format!("{addr} knows no such group")));
+    }
     for (number, group) in groups.iter().enumerate() {
         if only.is_some_and(|only| only != group.name.as_str()) {
             continue;
@@ -132,15 +137,25 @@ async fn delete(client: &Client, group: &GroupName, storage: Option<StorageId>) 
         None => format!("delete group: {group}"),
     };
     let addrs = client.tracker_addrs().await.map_err(|error| Failure::of(WHAT, &error))?;
-    // Each tracker keeps its own list, so each is told; the first failure is the result.
+    // Each tracker keeps its own list, so each is told; the first failure is the result. But one that never heard of it
+    // has nothing to delete.
     let mut result = Ok(());
+    let mut unknown = None;
     for addr in addrs.iter() {
         let tracker = client.tracker(*addr);
         let told = match storage {
             Some(id) => tracker.delete_storage(group, id).await,
             None => tracker.delete_group(group).await,
         };
-        result = result.and(told);
+        match told {
+            Err(error) if error.to_errno() == libc::ENOENT => {
+                unknown = Some((error, unknown.map_or(1, |(_, n)| n + 1)))
+            }
+            told => result = result.and(told),
+        }
+    }
+    if let Some((error, _)) = unknown.filter(|(_, count)| *count == addrs.len()) {
+        result = Err(error);
     }
     report(&what, result.map(|()| format!("{what} success")))
 }

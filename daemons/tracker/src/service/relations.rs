@@ -174,8 +174,13 @@ impl Worker {
                 let (answer, link, table) = match self::ping(link, &to, dial, me, ping).await {
                     Ok((link, table)) => (Answer::Yes, Some(link), table),
                     Err(e) => {
-                        warn!("leader {to:?} fails a ping: {e}");
-                        (answer_of(&e), None, None)
+                        let answer = answer_of(&e);
+                        match answer {
+                            // It is the last to hear that it was elected.
+                            Answer::No(Status::EOPNOTSUPP) => debug!("{to:?} does not lead, or not yet"),
+                            _ => warn!("leader {to:?} fails a ping: {e}"),
+                        }
+                        (answer, None, None)
                     }
                 };
                 Report { order, answer, link, table }
