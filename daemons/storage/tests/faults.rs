@@ -173,6 +173,14 @@ fn a_full_disk_is_said_so_and_leaves_no_pieces() {
     }
     assert_eq!(f.stored().len(), kept.len() + 1);
     assert_eq!(f.changes().len(), kept.len() + 1);
+    // A write into a file is made whole or not at all.
+    while c.append(&appender, &[b'x'; 4096]).status == 0 {}
+    let mut c = f.client();
+    let full = c.content(&appender);
+    assert_eq!(c.modify(&appender, full.len() as u64 - 1000, &noise(20_000, 1)).status, 28);
+    let mut c = f.client();
+    assert!(c.content(&appender) == full);
+    assert_eq!(f.changes().iter().filter(|line| line.contains(" M ")).count(), 0);
     // Growing is refused, making room is not.
     assert_eq!(c.truncate(&appender, 1 << 40).status, 28);
     let mut c = f.client();

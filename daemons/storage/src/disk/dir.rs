@@ -406,6 +406,20 @@ pub fn restore_mtime(file: &File, before: &Meta) -> io::Result<()> {
     set_mtime(file, u32::try_from(before.mtime).unwrap_or(0), origin)
 }
 
+/// Takes the room that a write into a file needs, so that a full disk refuses it before a part of it is made. Where the file
+/// system cannot do that, it has to go without.
+///
+/// # Errors
+/// `ENOSPC`, `EDQUOT`.
+pub fn reserve(file: &File, at: u64, len: u64) -> io::Result<()> {
+    let (Ok(at), Ok(len)) = (i64::try_from(at), i64::try_from(len)) else { return Ok(()) };
+    // SAFETY: a plain call on an open descriptor.
+    match check(unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, at, len) }) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Removes a name from a directory held open.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! One file is changed by one client at a time. A failed append leaves the file as long as it was; a modification that
 //! fails half-way leaves it half-way, as in FastDFS, unless it fitted into the receive buffer: then it was written whole
-//! or not at all (but for a full disk). A modification or truncation that is made but not kept as was asked for stays made, since what was
+//! or not at all, on a full disk too. A modification or truncation that is made but not kept as was asked for stays made, since what was
 //! there before is gone: its error says that it is not safe yet.
 
 use std::fs::File;
@@ -74,6 +74,9 @@ impl Service {
         let mut hasher = before.as_ref().map_or_else(crc32fast::Hasher::new, |sum| sum.hasher.clone());
         if at < old.size {
             self.can_record()?;
+            if write.size <= WHOLE {
+                place.try_on("make room in", |_| dir::reserve(&file, at, write.size))?;
+            }
             held.set_sum(None);
         }
         let noted = self.pending.note(Kind::Change, write.name);
@@ -212,9 +215,8 @@ fn stamp(place: &Place<'_>, file: &File, before: &Meta, change: &Change) -> i64 
 /// Takes back what a failed write added to the end, and the time it gave the file: nobody was told of a change.
 pub(super) fn shorten(place: &Place<'_>, file: &File, held: &mut Held<'_>, before: &Meta) {
     let cut = || -> io::Result<()> {
-        if dir::meta_of(file)?.size > before.size {
-            file.set_len(before.size)?;
-        }
+        // Also when nothing was added: room may have been.
+        file.set_len(before.size)?;
         dir::restore_mtime(file, before)
     };
     if let Err(e) = cut() {
