@@ -168,9 +168,13 @@ impl Core {
         F: for<'a> FnOnce(Result<&'a [u8]>) + Send + 'static,
     {
         let mut state = handle.inode.lock();
+        let suspect = self.suspect(handle.inode.ino);
         if let Body::Staged(staged) = &mut state.body {
             let base = staged.base.clone();
             let done = move |result: std::result::Result<&[u8], ContentError>| {
+                if let (Err(error), Some(base)) = (&result, &base) {
+                    suspect(base.file_id(), error);
+                }
                 done(result.map_err(TreeError::from));
                 drop(base);
             };
@@ -181,17 +185,11 @@ impl Core {
         let reader = self.reader(handle, &state, offset, len);
         drop(state);
         match reader {
-            Ok(Some((OpenReader { file_id, reader, pin }, len))) => {
+            Ok(Some((OpenReader { reader, pin }, len))) => {
                 self.mark_read(handle);
-                let (doubtful, index, ino) = (self.doubtful.clone(), self.index.clone(), handle.inode.ino);
                 let done = move |result: std::result::Result<&[u8], ContentError>| {
-                    if let Err(ContentError::Corrupt(_)) = &result {
-                        doubtful.lock().insert(ino);
-                    }
-                    if let Err(error @ (ContentError::Corrupt(_) | ContentError::NotFound(_))) = &result
-                        && index.content_lost(ino, &file_id).is_ok_and(|news| news)
-                    {
-                        tracing::error!(ino = ino.0, "{error}; storing the same content again brings it back");
+                    if let Err(error) = &result {
+                        suspect(pin.file_id(), error);
                     }
                     done(result.map_err(TreeError::from));
                     drop(pin);
@@ -203,6 +201,21 @@ impl Core {
                 done(Ok(&[]));
             }
             Err(error) => done(Err(error)),
+        }
+    }
+
+    /// What is made of a failed read of the inode's content: the kernel's pages of it may be wrong, or all copies are lost.
+    fn suspect(&self, ino: Ino) -> impl FnOnce(&str, &ContentError) + Send + 'static {
+        let (doubtful, index) = (self.doubtful.clone(), self.index.clone());
+        move |file_id, error| {
+            if let ContentError::Corrupt(_) = error {
+                doubtful.lock().insert(ino);
+            }
+            if let ContentError::Corrupt(_) | ContentError::NotFound(_) = error
+                && index.content_lost(ino, file_id).is_ok_and(|news| news)
+            {
+                tracing::error!(ino = ino.0, "{error}; storing the same content again brings it back");
+            }
         }
     }
 
@@ -231,13 +244,12 @@ impl Core {
         // Under the lock of the inode: the content cannot be replaced, and so not collected, before it is pinned.
         let mut open = handle.reader.lock();
         if let Some(known) = &*open
-            && known.file_id == content.file_id
+            && *known.pin.file_id() == *content.file_id
         {
             return Ok(Some((known.clone(), len)));
         }
         let pin = Arc::new(self.pins.pin(&content.file_id));
-        let reader = Arc::from(self.store.open(&object(&content)));
-        let reader = OpenReader { file_id: content.file_id, reader, pin };
+        let reader = OpenReader { reader: Arc::from(self.store.open(&object(&content))), pin };
         *open = Some(reader.clone());
         Ok(Some((reader, len)))
     }

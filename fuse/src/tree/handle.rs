@@ -34,7 +34,6 @@ pub(crate) struct FileHandle {
 /// A reader of one stored file, which cannot be deleted meanwhile.
 #[derive(Clone)]
 pub(crate) struct OpenReader {
-    pub(crate) file_id: Arc<str>,
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) pin: Arc<Pin>,
 }

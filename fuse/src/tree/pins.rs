@@ -35,6 +35,13 @@ pub(crate) struct Pin {
     file_id: Arc<str>,
 }
 
+impl Pin {
+    /// What it protects.
+    pub(crate) fn file_id(&self) -> &str {
+        &self.file_id
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         if let Entry::Occupied(mut entry) = self.pins.counts.lock().entry(self.file_id.clone()) {
