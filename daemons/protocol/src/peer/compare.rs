@@ -13,9 +13,11 @@ use crate::wire::{Cursor, Encode, WireError};
 /// How much a binlog says of a file. The greater has everything that the smaller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extent {
+    /// The file was removed, and its name is never given again: nothing comes after that, whatever the clocks say.
+    pub gone: bool,
     /// Time of the last change, unix seconds.
     pub last: u32,
-    /// Changes that differ.
+    /// Changes that differ, but for files that came whole.
     pub distinct: u16,
     /// All records, those of pushes that came twice included.
     pub records: u16,
@@ -65,16 +67,17 @@ impl SyncCompare {
         while c.left() > 0 {
             let len = usize::from(c.u8()?);
             let name = RemoteName::decode(c.take(len)?)?;
+            let gone = c.u8()? != 0;
             let last = c.u32()?;
             let counts = c.u32()?;
-            files.push((name, Extent { last, distinct: (counts >> 16) as u16, records: counts as u16 }));
+            files.push((name, Extent { gone, last, distinct: (counts >> 16) as u16, records: counts as u16 }));
         }
         Ok(SyncCompare { lost, sender, since, until, part, parts, files })
     }
 
     /// Length of the body in bytes.
     pub fn encoded_len(&self) -> usize {
-        Self::FIXED_LEN + self.files.iter().map(|(name, _)| 1 + name.as_bytes().len() + 8).sum::<usize>()
+        Self::FIXED_LEN + self.files.iter().map(|(name, _)| 1 + name.as_bytes().len() + 9).sum::<usize>()
     }
 }
 
@@ -90,6 +93,7 @@ impl Encode for SyncCompare {
             let name = name.as_bytes();
             out.put_u8(name.len() as u8);
             out.put_slice(name);
+            out.put_u8(extent.gone.into());
             out.put_u32(extent.last);
             out.put_u32(u32::from(extent.distinct) << 16 | u32::from(extent.records));
         }
@@ -114,7 +118,7 @@ mod tests {
             until: 60,
             part: 1,
             parts: 2,
-            files: (0..3).map(|n| (name(n), Extent { last: n, distinct: 2, records: 0xFFFF })).collect(),
+            files: (0..3).map(|n| (name(n), Extent { gone: n == 1, last: n, distinct: 2, records: 0xFFFF })).collect(),
         };
         let mut body = Vec::new();
         message.encode(&mut body);
@@ -138,7 +142,8 @@ mod tests {
 
     #[test]
     fn the_later_and_then_the_longer_is_ahead() {
-        let extent = |last, distinct, records| Extent { last, distinct, records };
+        let extent = |last, distinct, records| Extent { gone: false, last, distinct, records };
+        assert!(Extent { gone: true, ..extent(4, 1, 1) } > extent(5, 2, 2));
         assert!(extent(5, 1, 1) > extent(4, 9, 9));
         assert!(extent(5, 2, 2) > extent(5, 1, 3));
         assert!(extent(5, 1, 2) > extent(5, 1, 1));

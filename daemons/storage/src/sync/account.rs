@@ -1,7 +1,8 @@
 //! What the own binlog says of files, to be compared with what another member's says.
 //!
 //! Changes of one file reach every member in their order. So of two members one has what the other has, and perhaps more:
-//! the one whose last change is later, or which has more of them.
+//! the one whose last change is later, or which has more of them; and nobody is ahead of the one that has removed the file,
+//! if its name is not given again: the clock of who removed it may be behind that of who made it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, BufRead, BufReader, Read};
@@ -30,6 +31,8 @@ struct Entry {
     last: u32,
     /// The last record tells that it is gone.
     removed: bool,
+    /// For good.
+    gone: bool,
     records: u16,
     /// Checksums of the changes that differ.
     changes: HashSet<u32>,
@@ -42,9 +45,14 @@ impl Entry {
         Cause { timestamp: self.last, removed: self.removed }
     }
 
+    /// For how many changes it counts in what an account has room for.
+    fn weight(&self) -> usize {
+        if self.records == 0 { 0 } else { self.changes.len().max(1) }
+    }
+
     fn extent(&self) -> Extent {
         let distinct = u16::try_from(self.changes.len()).unwrap_or(u16::MAX);
-        Extent { last: self.last, distinct, records: self.records }
+        Extent { gone: self.gone, last: self.last, distinct, records: self.records }
     }
 }
 
@@ -112,23 +120,27 @@ impl Account {
                 continue;
             }
             let entry = self.files.entry((part, *name)).or_default();
+            let before = entry.weight();
             let cause = Cause::of(record, name);
             entry.last = entry.last.max(cause.timestamp);
             entry.removed = cause.removed;
+            entry.gone = matches!(record.change, Change::Delete) && name.is_given_once();
             entry.records = entry.records.saturating_add(1);
             entry.pushed |= record.origin == Origin::Replica;
-            if entry.changes.len() < DISTINCT && entry.changes.insert(checksum(record)) {
-                self.changes += 1;
+            // A whole file brings what other records tell of, and says nothing of how much that is.
+            if !matches!(record.change, Change::Update) && entry.changes.len() < DISTINCT {
+                entry.changes.insert(checksum(record));
             }
+            self.changes += entry.weight() - before;
         }
         while self.changes > self.most
             && let Some(((part, _), entry)) = self.files.pop_last()
         {
             // The last part has no room any more: not one of its files counts.
             self.covered.end = part;
-            self.changes -= entry.changes.len();
+            self.changes -= entry.weight();
             while let Some(last) = self.files.last_entry().filter(|last| last.key().0 == part) {
-                self.changes -= last.remove().changes.len();
+                self.changes -= last.remove().weight();
             }
         }
     }
@@ -204,7 +216,7 @@ mod tests {
     const ALL: Scope = Scope { span: Span { since: 100, until: 110 }, part: 0, parts: 1 };
 
     fn name(n: u32) -> RemoteName {
-        format!("M00/00/00/file{n:06}").parse().unwrap()
+        format!("M00/00/00/Ck0ACGsIfCeAQPNBAAAFkBYc1F4{n:07}").parse().unwrap()
     }
 
     fn account(lines: &str) -> Account {
@@ -230,6 +242,25 @@ mod tests {
         let lacking = [cause(2, 100, false), cause(3, 101, true), cause(4, 100, false)];
         assert_eq!(b.ahead_of(0, &p.extents(0), false), lacking);
         assert_eq!(p.ahead_of(0, &b.extents(0), false), [cause(7, 100, false)]);
+    }
+
+    #[test]
+    fn who_has_removed_a_file_is_ahead_whatever_its_clock_says() {
+        let b = account("105 c|1\n101 d|1\n103 c|2\n104 d|2");
+        let p = account("105 c|1\n105 u|1\n104 c|2\n103 d|2\n103 d|2");
+        let cause = Cause { timestamp: 105, removed: true };
+        assert_eq!(b.ahead_of(0, &p.extents(0), false), [(name(1), cause)]);
+        // Both have removed the other.
+        let again = p.ahead_of(0, &b.extents(0), false);
+        assert!(again.iter().all(|(name, cause)| *name == self::name(2) && cause.removed));
+    }
+
+    #[test]
+    fn a_whole_file_is_not_one_change_more() {
+        let b = account("100 c|1\n101 a 0 5|1\n101 a 5 5|1");
+        let p = account("100 c|1\n101 a 0 5|1\n101 u|1\n101 u|1");
+        assert_eq!(b.ahead_of(0, &p.extents(0), false).len(), 1);
+        assert_eq!(p.ahead_of(0, &b.extents(0), false), []);
     }
 
     #[test]
@@ -270,7 +301,7 @@ mod tests {
         let lines: String = (0..70_000).map(|n| format!("100 a {} {n} 1\n", name(1))).collect();
         log.append(lines.as_bytes()).unwrap();
         let account = Account::read(&log, ALL).unwrap().unwrap();
-        let extent = Extent { last: 100, distinct: u16::MAX, records: u16::MAX };
+        let extent = Extent { gone: false, last: 100, distinct: u16::MAX, records: u16::MAX };
         assert_eq!((account.extents(0), account.changes), (vec![(name(1), extent)], DISTINCT));
     }
 }
