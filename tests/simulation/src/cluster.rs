@@ -57,6 +57,13 @@ pub struct StorageHost {
     slot: Slot,
 }
 
+impl StorageHost {
+    /// Where the data is that it has lost, if it has.
+    pub fn lost(&self) -> PathBuf {
+        self.base.with_extension("lost")
+    }
+}
+
 /// All hosts that run daemons.
 pub struct Cluster {
     /// The trackers.
@@ -64,21 +71,25 @@ pub struct Cluster {
     /// The storages, group by group.
     pub storages: Vec<StorageHost>,
     tracker_ips: Vec<IpAddr>,
+    /// As the storages are configured.
+    ack_members: usize,
 }
 
 impl Cluster {
     /// Makes the hosts: two trackers, and one or two groups of two or three storages.
     pub fn new(sim: &mut Sim<'_>, random: &mut Random) -> anyhow::Result<Cluster> {
         let tracker_ips: Vec<IpAddr> = (0..2).map(|i| sim.lookup(format!("t{i}"))).collect();
-        let mut cluster = Cluster { trackers: Vec::new(), storages: Vec::new(), tracker_ips };
+        let mut cluster = Cluster { trackers: Vec::new(), storages: Vec::new(), tracker_ips, ack_members: 1 };
         for i in 0..2 {
             cluster.add_tracker(sim, i);
         }
         let groups = if random.one_in(4) { 2 } else { 1 };
-        let ack_members = if random.one_in(3) { 2 } else { 1 };
+        if random.one_in(3) {
+            cluster.ack_members = 2;
+        }
         for group in 1..=groups {
             for member in 0..random.within(2..4) {
-                cluster.add_storage(sim, group, member, ack_members)?;
+                cluster.add_storage(sim, group, member)?;
             }
         }
         Ok(cluster)
@@ -103,12 +114,12 @@ impl Cluster {
         self.trackers.push(TrackerHost { name, slot });
     }
 
-    fn add_storage(&mut self, sim: &mut Sim<'_>, group: u64, member: u64, ack_members: usize) -> anyhow::Result<()> {
+    fn add_storage(&mut self, sim: &mut Sim<'_>, group: u64, member: u64) -> anyhow::Result<()> {
         let name = format!("g{group}s{member}");
         let group: GroupName = format!("group{group}").parse().context("a group's name")?;
         let addr = SocketAddr::new(sim.lookup(name.as_str()), STORAGE_PORT);
         let mut config = storage_config(&name, group, addr, &self.tracker_ips)?;
-        config.ack_members = ack_members;
+        config.ack_members = self.ack_members;
         config.ack_timeout = Duration::from_secs(3);
         let base = config.base_path.clone();
         let slot = Slot::default();
@@ -141,6 +152,27 @@ impl Cluster {
             slot.borrow_mut().start_after = down;
             sim.bounce(name);
         }
+    }
+
+    /// The storages of which one may lose its disks, and nothing that was acknowledged is lost.
+    pub fn dispensable(&self) -> Vec<String> {
+        let Some(first) = self.storages.first().filter(|_| self.ack_members > 1) else { return Vec::new() };
+        let group: Vec<String> =
+            self.storages.iter().filter(|s| s.group == first.group).map(|s| s.name.clone()).collect();
+        // While it comes back, two must be left that acknowledge.
+        if group.len() > 2 { group } else { Vec::new() }
+    }
+
+    /// Kills a storage, and starts it again with empty disks after some time. What it had stays aside.
+    pub fn lose_disks(&self, sim: &mut Sim<'_>, name: &str, down: Duration) {
+        let Some(storage) = self.storages.iter().find(|s| s.name == name) else { return };
+        sim.crash(name);
+        let lost = std::fs::rename(&storage.base, storage.lost()).and_then(|()| std::fs::create_dir(&storage.base));
+        if let Err(e) = lost {
+            tracing::error!("{name} keeps its disks: {e}");
+        }
+        storage.slot.borrow_mut().start_after = down;
+        sim.bounce(name);
     }
 
     fn slot(&self, name: &str) -> Option<&Slot> {

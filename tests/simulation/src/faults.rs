@@ -27,6 +27,8 @@ enum Event {
     Mend(String, String),
     /// Messages between two hosts take up to this long.
     Slow(String, String, Duration),
+    /// A storage is killed, and its disks are empty when it starts again.
+    LoseDisks(String, Duration),
     /// The wall clock of a host is put forward by some seconds, or back.
     Clock(String, i64),
 }
@@ -56,6 +58,15 @@ impl Faults {
                 break;
             }
             plan_one(&mut plan, random, at, &daemons, &all);
+        }
+        if from < to
+            && let Some(host) = random.pick(&cluster.dispensable())
+        {
+            let down = random.millis(0..6000);
+            plan.push((
+                from + random.millis(500..(to - from).as_millis() as u64),
+                Event::LoseDisks(host.clone(), down),
+            ));
         }
         plan.sort_by_key(|(at, _)| *at);
         Faults { plan: plan.into(), dark: BTreeSet::new(), trackers_apart: None }
@@ -95,7 +106,8 @@ impl Faults {
         info!("{event:?}");
         match event {
             Event::Kill(host, down) if !self.dark.contains(host) => cluster.kill(sim, host, *down),
-            Event::Kill(..) => {}
+            Event::LoseDisks(host, down) if !self.dark.contains(host) => cluster.lose_disks(sim, host, *down),
+            Event::Kill(..) | Event::LoseDisks(..) => {}
             Event::Dark(host) => {
                 if self.dark.insert(host.clone()) {
                     sim.crash(host.as_str());

@@ -91,8 +91,8 @@ fn judge(file: &File, held: &Files, disputed: &BTreeSet<String>) -> Option<Strin
 /// Names of appenders and metadata whose changes two members took from clients.
 fn disputed(members: &[&StorageHost]) -> anyhow::Result<BTreeSet<String>> {
     let mut takers: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-    for member in members {
-        let path = member.base.join("data/sync/binlog.000");
+    for (member, base) in members.iter().flat_map(|member| [(member, member.base.clone()), (member, member.lost())]) {
+        let path = base.join("data/sync/binlog.000");
         let text = match fs::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other.with_context(|| format!("cannot read {}", path.display()))?,

@@ -59,17 +59,24 @@ impl Lost {
         Lost { dir: dir.to_owned(), noted: Notify::new(), writing: Arc::default(), settled: Mutex::default() }
     }
 
-    /// Notes that `id` lost its disks, and that what it pushed in this time may be missing somewhere.
+    /// Notes that `id` lost its disks, and that what it pushed in this time may be missing somewhere. A span that others were
+    /// asked for already becomes another one: they have to be asked again, and to look again.
     ///
     /// # Errors
     /// What writing reported, with the path in the text.
     pub async fn note(&self, id: StorageId, span: Span) -> io::Result<()> {
         let path = self.path(&id);
         let writing = self.writing.clone();
+        let settled = self.settled.lock().get(&id).copied();
         blocking::run(move || {
             let _one = writing.lock();
-            let known = read(&path).unwrap_or(span);
-            let Span { since, until } = joined(known, span);
+            let noted = read(&path);
+            let Span { since, mut until } = joined(noted.unwrap_or(span), span);
+            for asked in [noted, settled].into_iter().flatten().filter(|asked| asked.since == since) {
+                if asked.until == until {
+                    until += 1;
+                }
+            }
             replace_file(&path, format!("since={since}\nuntil={until}\n").as_bytes())
         })
         .await?;
@@ -172,7 +179,13 @@ impl Cluster {
     /// As [`Lost::note`].
     pub async fn member_lost(&self, id: StorageId) -> io::Result<()> {
         self.end_life(&id);
-        self.service.lost.note(id, in_question(self.service.synced.last(&id), clock::now())).await
+        self.note_lost(id, in_question(self.service.synced.last(&id), clock::now())).await
+    }
+
+    async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
+        // What was read before for the answers does not tell of what came since, and will not come again.
+        self.service.questions.forget();
+        self.service.lost.note(id, span).await
     }
 
     fn end_life(&self, id: &StorageId) {
@@ -210,7 +223,7 @@ impl Cluster {
         }
         // The end is the word of who saw the loss, as it is: every member's own would be news to all others again.
         let span = joined(told, known.unwrap_or(Span { until: told.until, ..seen }));
-        self.service.lost.note(id, span).await
+        self.note_lost(id, span).await
     }
 }
 
@@ -234,6 +247,8 @@ pub async fn attend(cluster: Arc<Cluster>) {
                 let present = members.iter().filter(|(_, m)| step(Some(m.status), true) != Step::End);
                 present.map(|(id, m)| (*id, *m)).filter(|(id, _)| *id != cluster.identity.id).collect()
             };
+            // Just started, this storage knows no member yet.
+            let nobody = others.is_empty();
             let mut open = 0;
             for (other, member) in others {
                 if answered.contains(&(*id, *span, other)) {
@@ -255,7 +270,7 @@ pub async fn attend(cluster: Arc<Cluster>) {
                     }
                 }
             }
-            if open == 0 {
+            if open == 0 && !nobody {
                 info!("all members were asked for what {id} may have given only to them");
                 if let Err(e) = lost.settle(*id, *span).await {
                     warn!("cannot remove the note that {id} was lost: {e}");
@@ -383,6 +398,16 @@ mod tests {
         lost.settle(id, both).await.unwrap();
         assert_eq!(lost.all().await.unwrap(), []);
         assert_eq!(lost.known(id).await.unwrap(), Some(both));
+        // Lost again, while nobody knows when what it made was made: it is another question each time.
+        let asked = |until| [(id, Span { until, ..both })];
+        lost.note(id, both).await.unwrap();
+        assert_eq!(lost.all().await.unwrap(), asked(41));
+        lost.note(id, both).await.unwrap();
+        assert_eq!(lost.all().await.unwrap(), asked(42));
+        lost.settle(id, Span { until: 42, ..both }).await.unwrap();
+        lost.note(id, Span { until: 42, ..both }).await.unwrap();
+        assert_eq!(lost.all().await.unwrap(), asked(43));
+        lost.settle(id, Span { until: 43, ..both }).await.unwrap();
         let later = Span { since: 30, until: 90 };
         lost.note(id, later).await.unwrap();
         assert_eq!(lost.known(id).await.unwrap(), Some(later));
