@@ -296,7 +296,7 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(error, ContentError::Corrupt(_)), "{error}");
+        assert!(matches!(error, ContentError::Damaged(_)), "{error}");
         assert!(read(&*reader, 0, 10).is_err());
     }
 

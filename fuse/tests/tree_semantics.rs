@@ -512,6 +512,25 @@ fn content_that_the_cluster_has_lost_is_stored_again_and_brings_all_its_names_ba
 }
 
 #[test]
+fn who_finds_content_lost_through_a_stage_keeps_others_from_taking_it() {
+    let f = Fixture::new();
+    let remove = |id: String| wait(|done| f.store.remove(&id, Box::new(|removed| done(removed.map_err(Into::into)))));
+    for (number, reads) in [(0, true), (1, false)] {
+        let bytes = [b"precious".as_slice(), &[number]].concat();
+        let a = f.file(&format!("a{number}"), &bytes);
+        remove(f.file_id(a)).unwrap();
+        let fh = f.tree.open(a, READ_WRITE).unwrap().fh;
+        f.write(fh, 20, b"more");
+        // What is missing is needed for a read, and to store the whole.
+        let failed = if reads { f.read_handle(fh).map(drop) } else { f.flush(fh) };
+        assert_eq!(errno(failed), libc::EIO);
+        let c = f.file(&format!("c{number}"), &bytes);
+        assert_eq!(f.read(c), bytes);
+        f.tree.release(fh);
+    }
+}
+
+#[test]
 fn after_damage_was_found_the_next_open_starts_afresh() {
     let f = Fixture::new();
     let ino = f.file("a", b"x");

@@ -84,10 +84,17 @@ impl Core {
     }
 
     pub fn content_lost(&self, ino: Ino, file_id: &str) -> Result<bool> {
+        self.queue.admit()?;
         let node = self.node(ino)?;
         let state = node.state.read();
         let Some(id) = state.attr.content.filter(|_| !state.gone) else { return Ok(false) };
-        Ok(self.contents_with(&[Want::Id(id)])?.lose(id, file_id))
+        let mut contents = self.contents_with(&[Want::Id(id)])?;
+        let mut tx = Tx::new();
+        let news = contents.lose(id, file_id, &mut tx);
+        if news {
+            self.publish_contents(contents, tx);
+        }
+        Ok(news)
     }
 
     pub fn reuse(&self, ino: Ino, print: &Fingerprint, size: u64, along: Along) -> Result<Option<Attr>> {
@@ -98,8 +105,8 @@ impl Core {
         let key = Want::Print(*print, size);
         let wants: Vec<Want> = state.current().into_iter().chain([key.clone()]).collect();
         let mut contents = self.contents_with(&wants)?;
-        let known = contents.find(&key).map(|content| content.id);
-        let Some(id) = known.filter(|id| !contents.is_lost(*id)) else { return Ok(None) };
+        let known = contents.find(&key).filter(|content| !content.lost);
+        let Some(id) = known.map(|content| content.id) else { return Ok(None) };
         let mut tx = Tx::new();
         state.refer(&mut contents, Change::Share(id), size, along, &mut tx);
         let attr = state.attr;
@@ -123,14 +130,16 @@ impl Core {
         let mut contents = self.contents_with(&wants)?;
 
         let current = state.attr.content;
-        let twin = print.and_then(|print| contents.find(&print)).map(|content| content.id);
+        let twin = print.and_then(|print| contents.find(&print)).map(|content| (content.id, content.lost));
+        let lost = twin.is_some_and(|(_, lost)| lost);
+        let twin = twin.map(|(id, _)| id);
         let owner = contents.find(&file).cloned();
         let mut tx = Tx::new();
         let change = match (owner, twin) {
             (Some(owner), twin) if Some(owner.id) == current && owner.mutable => match twin {
                 // Sealed, it turns out to be the same as one that is there.
                 Some(twin) => {
-                    if contents.is_lost(twin) {
+                    if lost {
                         contents.restore_from(twin, &owner, &mut tx);
                     }
                     Change::Share(twin)
@@ -149,7 +158,7 @@ impl Core {
                 Change::Share(owner.id)
             }
             (None, Some(twin)) => {
-                if contents.is_lost(twin) {
+                if lost {
                     contents.restore(twin, new.file_id, &mut tx);
                 } else {
                     contents.add_garbage(new.file_id, &mut tx);
@@ -176,10 +185,11 @@ impl Core {
         let state = locked.at(to).regular()?;
         let wants: Vec<Want> = state.current().into_iter().chain([Want::Id(expected)]).collect();
         let mut contents = self.contents_with(&wants)?;
-        if contents.is_lost(expected) {
+        let content = contents.get(expected);
+        if content.is_some_and(|content| content.lost) {
             return Ok(None);
         }
-        if contents.get(expected).is_some_and(|content| content.mutable) && from != to {
+        if content.is_some_and(|content| content.mutable) && from != to {
             return Err(IndexError::Invalid("mutable content cannot be shared"));
         }
         let mut tx = Tx::new();

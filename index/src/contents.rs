@@ -6,8 +6,7 @@
 //! - Fingerprint + size are unique, and so are file IDs: a file ID becomes garbage only when the one content that has it
 //!   dies, in the same transaction.
 //! - Mutable content has one reference and no fingerprint.
-//! - What is known to be lost in the cluster stays in use by those who refer to it, and is not offered to others. That is
-//!   noted in memory only: it costs a failed read to learn it again.
+//! - What the cluster was found to have lost stays in use by those who refer to it, and is offered to nobody else.
 //! - The lock is held until the change is queued, so that counts are committed in the order in which they changed.
 
 use std::collections::{HashMap, VecDeque};
@@ -34,13 +33,11 @@ struct Record {
     /// Sequence number of the last change; 0: as loaded.
     seq: u64,
     used: bool,
-    /// The cluster does not have it any more.
-    lost: bool,
 }
 
 impl Record {
     fn new(content: Content) -> Record {
-        Record { content, seq: 0, used: true, lost: false }
+        Record { content, seq: 0, used: true }
     }
 }
 
@@ -144,38 +141,40 @@ impl Contents {
         self.get(id)
     }
 
-    /// Notes that the cluster has lost a content; `false`: that was known, or it goes by another file ID by now.
-    pub fn lose(&mut self, id: ContentId, file_id: &str) -> bool {
+    /// The cluster has lost a content; `false`, and nothing is to be published: that was known, or it goes by another file
+    /// ID by now.
+    pub fn lose(&mut self, id: ContentId, file_id: &str, tx: &mut Tx) -> bool {
         let record = self.by_id.get_mut(&id).filter(|record| *record.content.file_id == *file_id);
-        record.is_some_and(|record| !std::mem::replace(&mut record.lost, true))
-    }
-
-    /// Whether the cluster is known to have lost a content.
-    pub fn is_lost(&self, id: ContentId) -> bool {
-        self.by_id.get(&id).is_some_and(|record| record.lost)
+        let Some(record) = record.filter(|record| record.content.refs > 0 && !record.content.lost) else {
+            return false;
+        };
+        record.content.lost = true;
+        tx.push(Delta::Content(record.content.clone()));
+        true
     }
 
     /// The lost content `id` has been stored again, as `file_id`, which must be known to be absent.
     pub fn restore(&mut self, id: ContentId, file_id: Arc<str>, tx: &mut Tx) {
-        let former = self.rename(id, file_id, tx);
-        former.into_iter().for_each(|former| self.add_garbage(former, tx));
+        if let Some(former) = self.give(id, file_id, false, tx) {
+            // Its row may say otherwise for a while.
+            self.remember_absent(Want::File(Arc::clone(&former)));
+            self.add_garbage(former, tx);
+        }
     }
 
     /// As [`Contents::restore`], with the file ID of another content, which gets the lost one for it.
     pub fn restore_from(&mut self, id: ContentId, other: &Content, tx: &mut Tx) {
-        let former = self.rename(id, Arc::clone(&other.file_id), tx);
-        former.into_iter().for_each(|former| _ = self.rename(other.id, former, tx));
+        if let Some(former) = self.give(id, Arc::clone(&other.file_id), false, tx) {
+            self.give(other.id, former, true, tx);
+        }
     }
 
-    /// Gives a content another file ID; the answer is the one before.
-    fn rename(&mut self, id: ContentId, file_id: Arc<str>, tx: &mut Tx) -> Option<Arc<str>> {
+    /// Gives a content another file ID; the answer is the one before, which the caller gives to somebody else.
+    fn give(&mut self, id: ContentId, file_id: Arc<str>, lost: bool, tx: &mut Tx) -> Option<Arc<str>> {
         let record = self.by_id.get_mut(&id)?;
-        record.lost = false;
+        record.content.lost = lost;
         let former = std::mem::replace(&mut record.content.file_id, file_id);
         let content = record.content.clone();
-        let key = Want::File(Arc::clone(&former));
-        // Its row may say otherwise for a while.
-        self.remember_absent(key);
         self.index(&content);
         tx.push(Delta::Content(content));
         Some(former)
@@ -219,7 +218,7 @@ impl Contents {
         let id = ContentId(self.next_content);
         self.next_content += 1;
         let NewContent { fingerprint, size, file_id, mutable } = new;
-        let content = Content { id, fingerprint, size, file_id, mutable, refs: 1 };
+        let content = Content { id, fingerprint, size, file_id, mutable, refs: 1, lost: false };
         tx.totals.contents += 1;
         tx.totals.logical_bytes += signed(size);
         tx.totals.stored_bytes += signed(size);

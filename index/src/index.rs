@@ -242,8 +242,7 @@ impl Index {
 
     /// The cluster does not have the content of `ino` any more, which went by this file ID. Nobody else will get a
     /// reference to it, until [`attach`](Index::attach) brings the same content with another file ID: that one replaces
-    /// the lost one for all who refer to it. Remembered by this process only. `false`: it was known, or does not matter
-    /// any more.
+    /// the lost one for all who refer to it. `false`: it was known, or does not matter any more.
     pub fn content_lost(&self, ino: Ino, file_id: &str) -> Result<bool> {
         self.core.content_lost(ino, file_id)
     }
@@ -268,7 +267,7 @@ impl Index {
     }
 
     /// Lets `to` refer to the content of `from`, which must be `content`, and have its size: a copy without copying.
-    /// `None`: `from` has another content by now, nothing was changed. Mutable content is `Invalid`.
+    /// `None`: `from` has another content by now, or one that is lost; nothing was changed. Mutable content is `Invalid`.
     pub fn clone_content(
         &self,
         from: Ino,

@@ -22,7 +22,7 @@ macro_rules! inode_columns {
 /// The columns that [`content`] reads.
 macro_rules! content_columns {
     () => {
-        "id, fingerprint, size, file_id, mutable, refs"
+        "id, fingerprint, size, file_id, mutable, refs, lost"
     };
 }
 
@@ -35,8 +35,8 @@ pub(crate) const PUT_INODE: &str = "\
     parent = ?17, content = ?18, xattrs = ?19";
 
 pub(crate) const PUT_CONTENT: &str = "\
-    INSERT INTO content VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-    ON CONFLICT (id) DO UPDATE SET fingerprint = ?2, size = ?3, file_id = ?4, mutable = ?5, refs = ?6";
+    INSERT INTO content VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+    ON CONFLICT (id) DO UPDATE SET fingerprint = ?2, size = ?3, file_id = ?4, mutable = ?5, refs = ?6, lost = ?7";
 
 /// SQLite's integers are signed; numbers and sizes keep their bits.
 pub(crate) const fn to_sql(number: u64) -> i64 {
@@ -123,6 +123,7 @@ pub(crate) fn content(row: &Row<'_>) -> rusqlite::Result<Content> {
         file_id: row.get_ref(3)?.as_str()?.into(),
         mutable: row.get(4)?,
         refs: number(row, 5)?,
+        lost: row.get(6)?,
     })
 }
 
@@ -134,6 +135,7 @@ pub(crate) fn put_content(statement: &mut CachedStatement<'_>, content: &Content
         &*content.file_id,
         content.mutable,
         to_sql(content.refs),
+        content.lost,
     ])?;
     Ok(())
 }

@@ -19,7 +19,7 @@ pub(crate) const APPLICATION_ID: i64 = 0x6664_6673;
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Each entry brings the schema from version `i` to `i + 1`.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// What a connection is for; decides its rights and the size of its page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

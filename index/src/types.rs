@@ -256,6 +256,8 @@ pub struct Content {
     pub mutable: bool,
     /// How many inodes refer to it.
     pub refs: u64,
+    /// The cluster was found not to have it any more.
+    pub lost: bool,
 }
 
 /// A content that the cluster has acknowledged.

@@ -107,6 +107,9 @@ fn lost_content_is_offered_to_nobody_and_comes_back_for_all_with_another_file_id
     assert_eq!(index.reuse(c, &fingerprint(1), 10, time(3)).unwrap(), None);
     assert_eq!(index.clone_content(a, c, id, time(3)).unwrap(), None);
     assert_eq!(index.content(c).unwrap(), None);
+    index.close().unwrap();
+    let index = open(&dir);
+    assert_eq!(index.reuse(c, &fingerprint(1), 10, time(3)).unwrap(), None, "also after another start");
 
     index.attach(c, sealed(1, "group1/c"), time(4)).unwrap();
     for ino in [a, b, c] {
@@ -121,6 +124,19 @@ fn lost_content_is_offered_to_nobody_and_comes_back_for_all_with_another_file_id
     index.close().unwrap();
     let index = open(&dir);
     assert_eq!(&*index.content(a).unwrap().unwrap().file_id, "group1/c");
+}
+
+#[test]
+fn lost_content_takes_over_the_file_id_of_what_is_sealed() {
+    let (_dir, index) = fresh();
+    let [a, b] = ["a", "b"].map(|name| touch(&index, name));
+    index.attach(a, sealed(1, "group1/a"), time(2)).unwrap();
+    index.content_lost(a, "group1/a").unwrap();
+    index.attach(b, mutable(10, "group1/b"), time(3)).unwrap();
+    index.attach(b, sealed(1, "group1/b"), time(4)).unwrap();
+    assert_eq!([a, b].map(|ino| index.content(ino).unwrap().unwrap().file_id.to_string()), ["group1/b"; 2]);
+    assert_eq!(names(&garbage(&index)), ["group1/a"]);
+    assert!(matches!(index.discard("group1/b"), Err(IndexError::Invalid(_))), "it is referred to");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn every_kind_of_damage_is_found_and_repaired() {
         ("has no reference, and says 2", "UPDATE inode SET content = NULL".to_owned()),
         (
             "has no reference, and says 1",
-            "INSERT INTO content VALUES (77, zeroblob(32), 3, 'group1/lost', 0, 1)".to_owned(),
+            "INSERT INTO content VALUES (77, zeroblob(32), 3, 'group1/lost', 0, 1, 0)".to_owned(),
         ),
         ("names the wrong parent", format!("UPDATE inode SET parent = 1 WHERE ino = {SUB}")),
         ("names the wrong parent", format!("UPDATE inode SET parent = 1 WHERE ino = {FILE}")),

@@ -18,9 +18,12 @@ pub enum ContentError {
     /// No tracker or storage can be reached.
     #[error("cluster not reachable: {0}")]
     Unreachable(Arc<str>),
-    /// Stored bytes are not those that were stored: length, CRC32 or fingerprint differ on every replica tried.
+    /// Bytes are not those that were stored: length, CRC32 or fingerprint differ. Another copy may be right.
     #[error("content is damaged: {0}")]
     Corrupt(Arc<str>),
+    /// So it is with every copy that could be looked at.
+    #[error("content is damaged wherever it is: {0}")]
+    Damaged(Arc<str>),
     /// The cluster refused, with this errno.
     #[error("the cluster refused: {detail}")]
     Refused {
@@ -43,11 +46,18 @@ pub enum ContentError {
 }
 
 impl ContentError {
+    /// Whether nobody can have the content any more, as far as could be found out.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, ContentError::NotFound(_) | ContentError::Damaged(_))
+    }
+
     /// The errno that an application sees.
     pub fn to_errno(&self) -> i32 {
         match self {
             // The tree refers to it, so its absence is a fault of the store, not of the path: ENOENT would mislead.
-            ContentError::NotFound(_) | ContentError::Corrupt(_) | ContentError::Closed => libc::EIO,
+            ContentError::NotFound(_) | ContentError::Corrupt(_) | ContentError::Damaged(_) | ContentError::Closed => {
+                libc::EIO
+            }
             ContentError::NoSpace(_) => libc::ENOSPC,
             ContentError::Timeout(_) => libc::ETIMEDOUT,
             ContentError::Unreachable(_) => libc::EIO,

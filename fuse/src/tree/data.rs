@@ -204,16 +204,14 @@ impl Core {
         }
     }
 
-    /// What is made of a failed read of the inode's content: the kernel's pages of it may be wrong, or all copies are lost.
-    fn suspect(&self, ino: Ino) -> impl FnOnce(&str, &ContentError) + Send + 'static {
+    /// What is made of a failure to read the inode's content: the kernel's pages of it may be wrong, or all copies are lost.
+    pub(crate) fn suspect(&self, ino: Ino) -> impl FnOnce(&str, &ContentError) + Send + 'static {
         let (doubtful, index) = (self.doubtful.clone(), self.index.clone());
         move |file_id, error| {
-            if let ContentError::Corrupt(_) = error {
+            if let ContentError::Corrupt(_) | ContentError::Damaged(_) = error {
                 doubtful.lock().insert(ino);
             }
-            if let ContentError::Corrupt(_) | ContentError::NotFound(_) = error
-                && index.content_lost(ino, file_id).is_ok_and(|news| news)
-            {
+            if error.is_loss() && index.content_lost(ino, file_id).is_ok_and(|news| news) {
                 tracing::error!(ino = ino.0, "{error}; storing the same content again brings it back");
             }
         }
@@ -241,7 +239,8 @@ impl Core {
         if len == 0 {
             return Ok(None);
         }
-        // Under the lock of the inode: the content cannot be replaced, and so not collected, before it is pinned.
+        // Under the lock of the inode: the content cannot be replaced, and so not collected, before it is pinned. (One
+        // that is lost can, when another file brings it back in this moment; then the next read finds it.)
         let mut open = handle.reader.lock();
         if let Some(known) = &*open
             && *known.pin.file_id() == *content.file_id

@@ -233,7 +233,13 @@ impl Core {
                 self.unkeep(inode.ino, state);
                 retired = self.retire_clean(state);
             }
-            Err(_) => {
+            Err(error) => {
+                // What shows through the stage may be what is missing.
+                if let (TreeError::Content(error), Body::Staged(staged)) = (error, &state.body)
+                    && let Some(base) = &staged.base
+                {
+                    self.suspect(inode.ino)(base.file_id(), error);
+                }
                 // The upload may have succeeded and only the index refused it: another seal must not call that done.
                 if let Body::Staged(staged) = &mut state.body {
                     staged.stage.unsealed();

@@ -32,10 +32,10 @@ impl Core {
         let made = match &state.body {
             Body::Staged(_) => None,
             Body::Index => {
-                let base = self.index.content(ino)?;
+                let (base, pin) = self.pinned_content(ino)?.unzip();
                 let size = base.as_ref().map_or(0, |base| base.size);
                 let stage = self.store.stage(base.as_ref().map(object).as_ref(), size)?;
-                Some(Staged::new(stage, base.map(|base| self.pins.pin(&base.file_id))))
+                Some(Staged::new(stage, pin))
             }
             Body::Copying { source, covered, .. } => {
                 let stage = self.store.stage(Some(&object(source)), *covered)?;

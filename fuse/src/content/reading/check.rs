@@ -162,7 +162,7 @@ async fn undamaged<R: Remote>(open: &Open<R>, sums: &Sums, part: Range<u64>) -> 
     }
     good.ok_or_else(|| {
         tracing::error!(%file_id, ?part, "content is damaged on every replica that answered");
-        ContentError::Corrupt(file_id.clone())
+        ContentError::Damaged(file_id.clone())
     })
 }
 
@@ -180,7 +180,7 @@ async fn learn<R: Remote>(open: &Open<R>, stated: u32) -> Result<Arc<Sums>, Cont
         }
     }
     tracing::error!(%file_id, "content is damaged on every replica that answered");
-    Err(ContentError::Corrupt(file_id.clone()))
+    Err(ContentError::Damaged(file_id.clone()))
 }
 
 /// The checksums of the parts of one copy; `None`: it is not what it should be.

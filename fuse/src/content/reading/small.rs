@@ -83,8 +83,11 @@ pub(crate) async fn load<R: Remote>(remote: &R, object: &Object) -> Result<Bytes
         good
     };
     let loaded = remote.read_checked(&object.file_id, 0..object.size, &check).await;
-    if let Err(ContentError::Corrupt(_)) = &loaded {
-        tracing::error!(file_id = %object.file_id, "content is damaged on every replica that answered");
-    }
-    loaded
+    loaded.map_err(|error| match error {
+        ContentError::Corrupt(detail) => {
+            tracing::error!(file_id = %object.file_id, "content is damaged on every replica that answered");
+            ContentError::Damaged(detail)
+        }
+        error => error,
+    })
 }

@@ -238,7 +238,7 @@ fn give(chunks: &[Arc<Chunk>], range: &Range<u64>, done: ReadDone) {
 /// [checked](super::check), as far as it can be.
 pub(crate) async fn produce<R: Remote>(stream: &Stream, open: &Open<R>) {
     if let Err(error) = fetch_all(stream, open).await {
-        if matches!(error, ContentError::Corrupt(_)) {
+        if matches!(error, ContentError::Corrupt(_) | ContentError::Damaged(_)) {
             let _ = open.damaged.set(error.clone());
         }
         stream.fail(&error);
