@@ -330,7 +330,6 @@ fn lacks_address(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
 }
 
-/// What to do about a connection that could not be made.
 /// Servers answer so to what they have never heard of.
 fn doubt(server: &Server, status: Status) -> &'static str {
     match (server.role, status) {
@@ -339,6 +338,7 @@ fn doubt(server: &Server, status: Status) -> &'static str {
     }
 }
 
+/// What to do about a connection that could not be made.
 fn remedy(error: &io::Error) -> &'static str {
     if lacks_room(error) {
         "raise the limit of open files (ulimit -n)"

@@ -14,6 +14,8 @@ use fdfs_protocol::{RemoteName, Status};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::disk::dir::Meta;
+
 /// Sums remembered at most.
 const MAX_SUMS: usize = 4096;
 
@@ -33,8 +35,8 @@ type Cell = Arc<tokio::sync::Mutex<Option<Sum>>>;
 struct Slot {
     cell: Cell,
     used: u64,
-    /// While something is being added to the file: its size before.
-    recorded: Option<u64>,
+    /// While something is being added to the file: what it was before.
+    recorded: Option<Meta>,
 }
 
 /// The files being changed, and those whose sum is remembered.
@@ -80,10 +82,10 @@ impl Names {
         sum.filter(|sum| sum.size == size)
     }
 
-    /// How much of a file that has `size` bytes is there to stay: what is being added may yet be taken back.
-    pub fn recorded(&self, name: &RemoteName, size: u64) -> u64 {
+    /// What of a file that looks like this is there to stay, and since when: what is being added may yet be taken back.
+    pub fn recorded(&self, name: &RemoteName, meta: Meta) -> Meta {
         let recorded = self.slots.lock().get(&key(name)).and_then(|slot| slot.recorded);
-        recorded.map_or(size, |recorded| recorded.min(size))
+        recorded.map_or(meta, |before| before.cut(meta.size))
     }
 
     /// Remembers the sum of a file that was just made, which nobody else can know yet.
@@ -125,9 +127,9 @@ impl Held<'_> {
         }
     }
 
-    /// Something is going to be added to the file, which has `size` bytes.
-    pub fn adding(&mut self, size: u64) {
-        self.set_recorded(Some(size));
+    /// Something is going to be added to the file, which looks like this.
+    pub fn adding(&mut self, before: &Meta) {
+        self.set_recorded(Some(*before));
     }
 
     /// All of it is there, and is going to be recorded.
@@ -135,10 +137,10 @@ impl Held<'_> {
         self.set_recorded(None);
     }
 
-    fn set_recorded(&mut self, size: Option<u64>) {
-        self.adding = size.is_some();
+    fn set_recorded(&mut self, before: Option<Meta>) {
+        self.adding = before.is_some();
         if let Some(slot) = self.names.slots.lock().get_mut(&self.key) {
-            slot.recorded = size;
+            slot.recorded = before;
         }
     }
 }
@@ -163,6 +165,8 @@ impl Drop for Held<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::dir;
+    use fdfs_protocol::binlog::Origin;
 
     fn name(n: u32) -> RemoteName {
         RemoteName::parse(format!("M00/00/00/file{n:08}").as_bytes()).unwrap()
@@ -202,19 +206,28 @@ mod tests {
     #[tokio::test]
     async fn what_is_being_added_does_not_count() {
         let names = Names::default();
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("file")).unwrap();
+        let meta = |size, mtime| {
+            file.set_len(size).unwrap();
+            dir::set_mtime(&file, mtime, Origin::Client).unwrap();
+            dir::meta_of(&file).unwrap()
+        };
+        let recorded = |n, now: Meta| {
+            let meta = names.recorded(&name(n), now);
+            (meta.size, meta.mtime)
+        };
         for sum in [None, Some(sum(9))] {
             let mut held = names.hold(&name(1), Duration::ZERO).await.unwrap();
             held.set_sum(sum);
-            held.adding(5);
-            assert_eq!(
-                (names.recorded(&name(1), 7), names.recorded(&name(1), 4), names.recorded(&name(2), 7)),
-                (5, 4, 7)
-            );
+            held.adding(&meta(5, 100));
+            assert_eq!((recorded(1, meta(7, 200)), recorded(2, meta(7, 200))), ((5, 100), (7, 200)));
+            assert_eq!(recorded(1, meta(4, 200)), (4, 100), "taken back, or cut, in this moment");
             held.added();
-            assert_eq!(names.recorded(&name(1), 7), 7);
-            held.adding(5);
+            assert_eq!(recorded(1, meta(7, 200)), (7, 200));
+            held.adding(&meta(5, 100));
             drop(held);
-            assert_eq!(names.recorded(&name(1), 7), 7);
+            assert_eq!(recorded(1, meta(7, 200)), (7, 200));
         }
     }
 

@@ -158,11 +158,13 @@ fn a_full_disk_is_said_so_and_leaves_no_pieces() {
     assert_eq!(c.append(&appender, &noise(20 << 20, 1)).status, 28);
     c = f.client();
     assert_eq!(c.content(&appender), b"start");
-    // Files until it is full; the free space is looked at once a second, so some are refused by the disk itself.
+    // Files until it is full; the free space is looked at once a second, so some are refused by the disk itself, and the
+    // first perhaps for what the append had taken.
     let status = loop {
         let answer = c.upload_as(Command::UploadFile, &noise(60_000, kept.len() as u64), "");
         match answer.status {
             0 => kept.push(answer.name()),
+            28 if kept.is_empty() => c = f.client(),
             status => break status,
         }
     };
@@ -180,7 +182,7 @@ fn a_full_disk_is_said_so_and_leaves_no_pieces() {
     assert_eq!(c.modify(&appender, full.len() as u64 - 1000, &noise(20_000, 1)).status, 28);
     let mut c = f.client();
     assert!(c.content(&appender) == full);
-    assert_eq!(f.changes().iter().filter(|line| line.contains(" M ")).count(), 0);
+    assert_eq!(f.changes().iter().filter(|line| line.starts_with("M ")).count(), 0);
     // Growing is refused, making room is not.
     assert_eq!(c.truncate(&appender, 1 << 40).status, 28);
     let mut c = f.client();

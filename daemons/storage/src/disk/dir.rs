@@ -87,6 +87,11 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// The same with at most this many bytes.
+    pub fn cut(self, size: u64) -> Meta {
+        Meta { size: self.size.min(size), ..self }
+    }
+
     /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
         self.kind == libc::S_IFREG

@@ -2,8 +2,8 @@
 //!
 //! One file is changed by one client at a time. A failed append leaves the file as long as it was; a modification that
 //! fails half-way leaves it half-way, as in FastDFS, unless it fitted into the receive buffer: then it was written whole
-//! or not at all, on a full disk too. A modification or truncation that is made but not kept as was asked for stays made, since what was
-//! there before is gone: its error says that it is not safe yet.
+//! or not at all, on a full disk too, where the file system writes in place. A modification or truncation that is made but
+//! not kept as was asked for stays made, since what was there before is gone: its error says that it is not safe yet.
 
 use std::fs::File;
 use std::io;
@@ -74,13 +74,16 @@ impl Service {
         let mut hasher = before.as_ref().map_or_else(crc32fast::Hasher::new, |sum| sum.hasher.clone());
         if at < old.size {
             self.can_record()?;
-            if write.size <= WHOLE {
-                place.try_on("make room in", |_| dir::reserve(&file, at, write.size))?;
-            }
             held.set_sum(None);
         }
         let noted = self.pending.note(Kind::Change, write.name);
-        held.adding(old.size);
+        held.adding(&old);
+        if at < old.size && write.size <= WHOLE {
+            // Nothing of the file changes before all of it is here.
+            conn.head(write.size as usize).await?;
+            let reserved = place.try_on("make room in", |_| dir::reserve(&file, at, write.size));
+            reserved.inspect_err(|_| shorten(&place, &file, &mut held, &old))?;
+        }
         let received = match write.size <= WHOLE {
             true => self.receive_at_once(conn, &file, at, write.size, &mut hasher).await,
             false => self.receive_into(conn, &file, at, write.size, &mut hasher).await,

@@ -231,6 +231,10 @@ impl Lane {
         let command = Command::SyncUpdateFile;
         match self.info(whole.name, NO_CRC).await? {
             None => Err(Stop::Outcome(Outcome::PassedOver)),
+            // What stays there is going to come here.
+            Some(there) if there.mtime == mtime && i64::from(whole.timestamp) == mtime => {
+                Err(Stop::Outcome(Outcome::PassedOver))
+            }
             Some(there) if there.mtime > mtime => Err(Stop::Outcome(Outcome::Refused(command, Status::EAGAIN))),
             Some(_) => self.send_whole(command, Whole { timestamp: clock::seconds(mtime), ..whole }).await,
         }
@@ -266,13 +270,8 @@ impl Lane {
     async fn send_whole(&mut self, command: Command, whole: Whole<'_>) -> Result<(), Stop> {
         for _ in 0..TRIES {
             let Some((file, meta)) = self.open(whole.name)? else { return Ok(()) };
-            // After the look at the file: what is taken back by now is missing when it is sent.
-            let size = match is_appender(whole.name) {
-                true => self.service.names.recorded(whole.name, meta.size),
-                false => meta.size,
-            };
-            let head = self.file_head(&whole, size);
-            match self.send(command, &head, &file, 0, size).await {
+            let head = self.file_head(&whole, meta.size);
+            match self.send(command, &head, &file, 0, meta.size).await {
                 Ok(answer) => {
                     self.had_last = answer.status == Status::EEXIST;
                     return self.conclude(command, answer);
@@ -439,14 +438,20 @@ impl Lane {
     fn meta(&self, name: &RemoteName, follow: bool) -> Result<Option<Meta>, Stop> {
         // A store path that this storage does not have (any more) has no files.
         let Ok((path, rel)) = self.service.store.locate(name) else { return Ok(None) };
-        self.local(path.dir.meta(&rel, follow))
+        Ok(self.local(path.dir.meta(&rel, follow))?.map(|meta| self.recorded(name, meta)))
+    }
+
+    /// Without what is being added to it. To be asked after the look at the file: what is taken back by then is missing when
+    /// it is sent.
+    fn recorded(&self, name: &RemoteName, meta: Meta) -> Meta {
+        if is_appender(name) { self.service.names.recorded(name, meta) } else { meta }
     }
 
     fn open(&self, name: &RemoteName) -> Result<Option<(File, Meta)>, Stop> {
         let Ok((path, rel)) = self.service.store.locate(name) else { return Ok(None) };
         let opened = path.dir.open_read(&rel).and_then(|file| dir::meta_of(&file).map(|meta| (file, meta)));
         match opened {
-            Ok((file, meta)) => Ok(Some((file, meta)).filter(|_| meta.is_file())),
+            Ok((file, meta)) => Ok(Some((file, self.recorded(name, meta))).filter(|_| meta.is_file())),
             Err(e) => self.local(Err(e)).map(|_| None),
         }
     }

@@ -396,6 +396,43 @@ fn an_append_that_has_not_ended_is_not_pushed_with_the_file() {
     assert_eq!(group.client(1).content(&name), b"whole and more");
 }
 
+#[test]
+fn an_append_that_has_not_ended_makes_no_older_file_the_later_one() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload_appender(b"one", "log");
+    group.converge("before");
+    group.stop(0);
+    group.stop(1);
+    // Member 0 has a change that member 1 lacks, and member 1 something older that is set aside for member 0.
+    let file = |group: &Group, i: usize| group.members[i].config.base_path.join("data").join(name.true_name());
+    let made = name.block().unwrap().timestamp;
+    std::fs::write(file(&group, 0), b"one, two").unwrap();
+    let date = |i: usize, time: u32| {
+        let file = std::fs::File::options().write(true).open(file(&group, i)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(time.into())).unwrap();
+    };
+    date(0, made - 100);
+    date(1, made - 200);
+    std::fs::write(group.aside(1, 0), format!("{} U {name}\n", made - 200)).unwrap();
+    group.start(1);
+    group.wait_active(1);
+    let mut c = group.client(1);
+    let size = 4 << 20;
+    c.begin(Command::AppendFile, &AppendHead { size, name }, size);
+    c.send(&noise(size as usize / 2, 1));
+    let len = |group: &Group| std::fs::metadata(file(group, 1)).unwrap().len();
+    group.until("a part of it has come", |group| len(group) > 3);
+    group.start(0);
+    // What is due comes before this.
+    let new = group.client(1).upload(b"new", "txt");
+    let path = std::path::Path::new("data").join(new.true_name());
+    group.until("names set aside were tried", |group| group.files(0).contains_key(&path));
+    drop(c);
+    group.until("it is taken back", |group| len(group) == 3);
+    assert!(group.client(0).content(&name) == b"one, two");
+}
+
 /// FastDFS skips changes of a file that has got another name since.
 #[test]
 fn a_pushed_name_is_given_only_to_the_content_it_tells() {

@@ -139,8 +139,7 @@ async fn delete(client: &Client, group: &GroupName, storage: Option<StorageId>) 
     let addrs = client.tracker_addrs().await.map_err(|error| Failure::of(WHAT, &error))?;
     // Each tracker keeps its own list, so each is told; the first failure is the result. But one that never heard of it
     // has nothing to delete.
-    let mut result = Ok(());
-    let mut unknown = None;
+    let (mut result, mut known, mut unknown) = (Ok(()), false, None);
     for addr in addrs.iter() {
         let tracker = client.tracker(*addr);
         let told = match storage {
@@ -148,13 +147,11 @@ async fn delete(client: &Client, group: &GroupName, storage: Option<StorageId>) 
             None => tracker.delete_group(group).await,
         };
         match told {
-            Err(error) if error.to_errno() == libc::ENOENT => {
-                unknown = Some((error, unknown.map_or(1, |(_, n)| n + 1)))
-            }
-            told => result = result.and(told),
+            Err(error) if error.to_errno() == libc::ENOENT => unknown = Some(error),
+            told => (result, known) = (result.and(told), true),
         }
     }
-    if let Some((error, _)) = unknown.filter(|(_, count)| *count == addrs.len()) {
+    if let Some(error) = unknown.filter(|_| !known) {
         result = Err(error);
     }
     report(&what, result.map(|()| format!("{what} success")))

@@ -134,7 +134,11 @@ impl Service {
     /// Whether the file was removed, or changed here, after what is pushed was made.
     fn is_late(&self, push: &Push<'_>) -> bool {
         self.deleted.is_late(&push.head.name, push.head.timestamp)
-            || push.here().is_some_and(|meta| is_overtaken(push.head, push.replace, &meta))
+            || push.here().is_some_and(|meta| {
+                // What is being added, and gives the file a later time, may come to nothing.
+                let meta = self.names.recorded(&push.head.name, meta);
+                is_overtaken(push.head, push.replace, &meta)
+            })
     }
 
     /// Of two files that members made at the same time all keep the same one: what stays here, if that is not what is

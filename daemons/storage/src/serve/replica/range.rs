@@ -80,7 +80,7 @@ impl Service {
         if head.offset < old.size {
             held.set_sum(None);
         }
-        held.adding(old.size);
+        held.adding(&old);
         let received = match head.len <= WHOLE {
             true => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
             false => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
