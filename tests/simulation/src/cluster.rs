@@ -58,9 +58,9 @@ pub struct StorageHost {
 }
 
 impl StorageHost {
-    /// Where the data is that it has lost, if it has.
-    pub fn lost(&self) -> PathBuf {
-        self.base.with_extension("lost")
+    /// Where its data was put aside when it lost its disks, each time.
+    pub fn lost(&self) -> impl Iterator<Item = PathBuf> {
+        (0..).map(|number| self.base.with_extension(format!("lost{number}"))).take_while(|path| path.exists())
     }
 }
 
@@ -167,7 +167,8 @@ impl Cluster {
     pub fn lose_disks(&self, sim: &mut Sim<'_>, name: &str, down: Duration) {
         let Some(storage) = self.storages.iter().find(|s| s.name == name) else { return };
         sim.crash(name);
-        let lost = std::fs::rename(&storage.base, storage.lost()).and_then(|()| std::fs::create_dir(&storage.base));
+        let aside = storage.base.with_extension(format!("lost{}", storage.lost().count()));
+        let lost = std::fs::rename(&storage.base, aside).and_then(|()| std::fs::create_dir(&storage.base));
         if let Err(e) = lost {
             tracing::error!("{name} keeps its disks: {e}");
         }

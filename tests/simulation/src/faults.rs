@@ -62,11 +62,11 @@ impl Faults {
         if from < to
             && let Some(host) = random.pick(&cluster.dispensable())
         {
-            let down = random.millis(0..6000);
-            plan.push((
-                from + random.millis(500..(to - from).as_millis() as u64),
-                Event::LoseDisks(host.clone(), down),
-            ));
+            // Once, or again: what others have of it is enough each time.
+            for _ in 0..random.within(1..3) {
+                let at = from + random.millis(500..(to - from).as_millis() as u64);
+                plan.push((at, Event::LoseDisks(host.clone(), random.millis(0..6000))));
+            }
         }
         plan.sort_by_key(|(at, _)| *at);
         Faults { plan: plan.into(), dark: BTreeSet::new(), trackers_apart: None }

@@ -89,9 +89,13 @@ fn judge(file: &File, held: &Files, disputed: &BTreeSet<String>) -> Option<Strin
 }
 
 /// Names of appenders and metadata whose changes two members took from clients.
-fn disputed(members: &[&StorageHost]) -> anyhow::Result<BTreeSet<String>> {
-    let mut takers: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-    for (member, base) in members.iter().flat_map(|member| [(member, member.base.clone()), (member, member.lost())]) {
+fn disputed<'a>(members: &[&'a StorageHost]) -> anyhow::Result<BTreeSet<String>> {
+    let mut takers: BTreeMap<String, BTreeSet<&'a str>> = BTreeMap::new();
+    let all = |member: &&'a StorageHost| {
+        let bases = std::iter::once(member.base.clone()).chain(member.lost());
+        bases.map(|base| (member.name.as_str(), base)).collect::<Vec<_>>()
+    };
+    for (member, base) in members.iter().flat_map(all) {
         let path = base.join("data/sync/binlog.000");
         let text = match fs::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -102,7 +106,7 @@ fn disputed(members: &[&StorageHost]) -> anyhow::Result<BTreeSet<String>> {
             let mutable =
                 record.name.as_str().ends_with("-m") || !record.name.kind().is_ok_and(|kind| kind.is_normal());
             if record.origin == Origin::Client && mutable {
-                takers.entry(record.name.to_string()).or_default().insert(&member.name);
+                takers.entry(record.name.to_string()).or_default().insert(member);
             }
         }
     }
