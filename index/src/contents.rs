@@ -237,6 +237,7 @@ impl Contents {
         record.content.size = new.size;
         record.content.fingerprint = new.fingerprint;
         record.content.mutable = new.mutable;
+        record.content.lost = false;
         let content = record.content.clone();
         self.index(&content);
         tx.push(Delta::Content(content));

@@ -10,7 +10,7 @@ use crate::file_id::RemoteName;
 use crate::names::StorageId;
 use crate::wire::{Cursor, Encode, WireError};
 
-/// How much a binlog says of a file. The greater has everything that the smaller has.
+/// How much a binlog says of a file. The greater has everything that the smaller has, unless one of them got it whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extent {
     /// The file was removed, and its name is never given again: nothing comes after that, whatever the clocks say.
@@ -21,6 +21,16 @@ pub struct Extent {
     pub distinct: u16,
     /// All records, those of pushes that came twice included.
     pub records: u16,
+    /// An appender came whole with the last change: which changes came with it is not told.
+    pub whole: bool,
+}
+
+impl Extent {
+    /// Whether this one's file may have something that the other's lacks.
+    pub fn may_have_more_than(&self, other: &Extent) -> bool {
+        let level = (self.gone, self.last, self.distinct) == (other.gone, other.last, other.distinct);
+        self > other || (level && !self.gone && (self.whole || other.whole))
+    }
 }
 
 /// SYNC_COMPARE. The whole message is sent in parts, each about the names that fall into it.
@@ -67,10 +77,19 @@ impl SyncCompare {
         while c.left() > 0 {
             let len = usize::from(c.u8()?);
             let name = RemoteName::decode(c.take(len)?)?;
-            let gone = c.u8()? != 0;
+            let flags = c.u8()?;
             let last = c.u32()?;
             let counts = c.u32()?;
-            files.push((name, Extent { gone, last, distinct: (counts >> 16) as u16, records: counts as u16 }));
+            files.push((
+                name,
+                Extent {
+                    gone: flags & 1 > 0,
+                    last,
+                    distinct: (counts >> 16) as u16,
+                    records: counts as u16,
+                    whole: flags & 2 > 0,
+                },
+            ));
         }
         Ok(SyncCompare { lost, sender, since, until, part, parts, files })
     }
@@ -93,7 +112,7 @@ impl Encode for SyncCompare {
             let name = name.as_bytes();
             out.put_u8(name.len() as u8);
             out.put_slice(name);
-            out.put_u8(extent.gone.into());
+            out.put_u8(u8::from(extent.gone) | u8::from(extent.whole) << 1);
             out.put_u32(extent.last);
             out.put_u32(u32::from(extent.distinct) << 16 | u32::from(extent.records));
         }
@@ -118,7 +137,9 @@ mod tests {
             until: 60,
             part: 1,
             parts: 2,
-            files: (0..3).map(|n| (name(n), Extent { gone: n == 1, last: n, distinct: 2, records: 0xFFFF })).collect(),
+            files: (0..3)
+                .map(|n| (name(n), Extent { gone: n == 1, last: n, distinct: 2, records: 0xFFFF, whole: n == 2 }))
+                .collect(),
         };
         let mut body = Vec::new();
         message.encode(&mut body);
@@ -142,11 +163,19 @@ mod tests {
 
     #[test]
     fn the_later_and_then_the_longer_is_ahead() {
-        let extent = |last, distinct, records| Extent { gone: false, last, distinct, records };
+        let extent = |last, distinct, records| Extent { gone: false, last, distinct, records, whole: false };
         assert!(Extent { gone: true, ..extent(4, 1, 1) } > extent(5, 2, 2));
         assert!(extent(5, 1, 1) > extent(4, 9, 9));
         assert!(extent(5, 2, 2) > extent(5, 1, 3));
         assert!(extent(5, 1, 2) > extent(5, 1, 1));
+        let whole = Extent { whole: true, ..extent(5, 2, 3) };
+        let more = |a: Extent, b: Extent| (a.may_have_more_than(&b), b.may_have_more_than(&a));
+        assert_eq!(more(whole, extent(5, 2, 4)), (true, true), "nobody knows");
+        assert_eq!(more(whole, extent(5, 3, 3)), (false, true));
+        assert_eq!(more(whole, extent(4, 3, 3)), (true, false));
+        assert_eq!(more(extent(5, 2, 4), extent(5, 2, 3)), (true, false));
+        assert_eq!(more(Extent { gone: true, ..whole }, whole), (true, false));
+        assert_eq!(more(Extent { gone: true, ..whole }, Extent { gone: true, ..whole }), (false, false));
     }
 
     proptest! {

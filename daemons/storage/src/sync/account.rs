@@ -16,6 +16,7 @@ use super::aside::Cause;
 use super::reader::{CHUNK, MAX_LINE, open};
 use super::rules::names;
 use crate::disk::binlog::Binlog;
+use crate::serve::info::is_appender;
 
 /// Records counted per part: few enough that a part is a bounded message.
 const PART: u64 = 100_000;
@@ -33,6 +34,8 @@ struct Entry {
     removed: bool,
     /// For good.
     gone: bool,
+    /// When an appender came whole for the last time.
+    whole: Option<u32>,
     records: u16,
     /// Checksums of the changes that differ.
     changes: HashSet<u32>,
@@ -52,7 +55,8 @@ impl Entry {
 
     fn extent(&self) -> Extent {
         let distinct = u16::try_from(self.changes.len()).unwrap_or(u16::MAX);
-        Extent { gone: self.gone, last: self.last, distinct, records: self.records }
+        let whole = self.whole == Some(self.last);
+        Extent { gone: self.gone, last: self.last, distinct, records: self.records, whole }
     }
 }
 
@@ -127,9 +131,11 @@ impl Account {
             entry.gone = matches!(record.change, Change::Delete) && name.is_given_once();
             entry.records = entry.records.saturating_add(1);
             entry.pushed |= record.origin == Origin::Replica;
-            // A whole file brings what other records tell of, and says nothing of how much that is.
-            if !matches!(record.change, Change::Update) && entry.changes.len() < DISTINCT {
-                entry.changes.insert(checksum(record));
+            if matches!(record.change, Change::Update) && is_appender(name) {
+                // It brings what other records tell of, and says nothing of how much that is.
+                entry.whole = entry.whole.max(Some(record.timestamp));
+            } else if entry.changes.len() < DISTINCT {
+                entry.changes.insert(checksum(record, name));
             }
             self.changes += entry.weight() - before;
         }
@@ -164,7 +170,9 @@ impl Account {
     /// lost them since.
     pub fn ahead_of(&self, part: u32, extents: &[(RemoteName, Extent)], own: bool) -> Vec<(RemoteName, Cause)> {
         let theirs: BTreeMap<_, _> = extents.iter().map(|(name, extent)| (name, *extent)).collect();
-        let ahead = |name: &RemoteName, entry: &Entry| theirs.get(name).is_none_or(|their| *their < entry.extent());
+        let ahead = |name: &RemoteName, entry: &Entry| {
+            theirs.get(name).is_none_or(|their| entry.extent().may_have_more_than(their))
+        };
         let counted = self.part(part).filter(|(_, entry)| own || entry.pushed);
         counted.filter(|(name, entry)| ahead(name, entry)).map(|(name, entry)| (*name, entry.cause())).collect()
     }
@@ -203,9 +211,13 @@ fn each(binlog: &Binlog, span: Span, mut take: impl FnMut(&Record)) -> io::Resul
     Ok(())
 }
 
-/// Of what was changed and when, whoever changed it where.
-fn checksum(record: &Record) -> u32 {
-    let text = Record { origin: Origin::Client, ..*record }.to_string();
+/// Of what was changed and when, whoever changed it where. A file that does not change is the same however it came.
+fn checksum(record: &Record, name: &RemoteName) -> u32 {
+    let change = match record.change {
+        Change::Update if name.is_given_once() => Change::Create,
+        change => change,
+    };
+    let text = Record { origin: Origin::Client, change, ..*record }.to_string();
     crc32fast::hash(text.as_bytes())
 }
 
@@ -219,12 +231,20 @@ mod tests {
         format!("M00/00/00/Ck0ACGsIfCeAQPNBAAAFkBYc1F4{n:07}").parse().unwrap()
     }
 
+    fn appender(n: u32) -> RemoteName {
+        format!("M00/00/00/Ck0ABWsIc9eEOrZKAAAAAOQmBhg{n:07}").parse().unwrap()
+    }
+
     fn account(lines: &str) -> Account {
         let tmp = tempfile::tempdir().unwrap();
         let log = Binlog::open(tmp.path()).unwrap();
         for line in lines.lines() {
             let (head, files) = line.trim().rsplit_once('|').unwrap();
-            let files: Vec<_> = files.split(' ').map(|n| name(n.parse().unwrap()).to_string()).collect();
+            let name = |n: &str| match n.strip_prefix('a') {
+                Some(n) => appender(n.parse().unwrap()),
+                None => name(n.parse().unwrap()),
+            };
+            let files: Vec<_> = files.split(' ').map(|n| name(n).to_string()).collect();
             let head: Vec<_> = head.split(' ').collect();
             let rest = [&files[..], &head[2..].iter().map(|s| s.to_string()).collect::<Vec<_>>()].concat().join(" ");
             log.append(format!("{} {} {rest}\n", head[0], head[1]).as_bytes()).unwrap();
@@ -251,16 +271,24 @@ mod tests {
         let cause = Cause { timestamp: 105, removed: true };
         assert_eq!(b.ahead_of(0, &p.extents(0), false), [(name(1), cause)]);
         // Both have removed the other.
-        let again = p.ahead_of(0, &b.extents(0), false);
-        assert!(again.iter().all(|(name, cause)| *name == self::name(2) && cause.removed));
+        let again = Cause { timestamp: 104, removed: true };
+        assert_eq!(p.ahead_of(0, &b.extents(0), false), [(name(2), again)]);
     }
 
     #[test]
-    fn a_whole_file_is_not_one_change_more() {
-        let b = account("100 c|1\n101 a 0 5|1\n101 a 5 5|1");
-        let p = account("100 c|1\n101 a 0 5|1\n101 u|1\n101 u|1");
-        assert_eq!(b.ahead_of(0, &p.extents(0), false).len(), 1);
-        assert_eq!(p.ahead_of(0, &b.extents(0), false), []);
+    fn a_whole_file_tells_nothing_of_the_changes_that_came_with_it() {
+        assert!(is_appender(&appender(1)) && !is_appender(&name(1)));
+        let ahead = |b: &str, p: &str| {
+            let (b, p) = (account(b), account(p));
+            (b.ahead_of(0, &p.extents(0), false).len(), p.ahead_of(0, &b.extents(0), false).len())
+        };
+        let changes = "100 c|a1\n101 a 0 5|a1\n101 a 5 5|a1";
+        assert_eq!(ahead(changes, "100 c|a1\n101 a 0 5|a1\n101 u|a1\n101 u|a1"), (1, 0));
+        // Which of them has the other's last change?
+        assert_eq!(ahead("100 c|a1\n101 a 0 5|a1\n101 u|a1", "100 c|a1\n101 a 0 5|a1\n101 a 0 5|a1"), (1, 1));
+        assert_eq!(ahead("100 c|a1\n101 u|a1\n102 a 5 5|a1", "100 c|a1\n102 a 5 5|a1"), (1, 0));
+        // What does not change is the same however it came.
+        assert_eq!(ahead("100 c|1", "100 u|1"), (0, 0));
     }
 
     #[test]
@@ -301,7 +329,7 @@ mod tests {
         let lines: String = (0..70_000).map(|n| format!("100 a {} {n} 1\n", name(1))).collect();
         log.append(lines.as_bytes()).unwrap();
         let account = Account::read(&log, ALL).unwrap().unwrap();
-        let extent = Extent { gone: false, last: 100, distinct: u16::MAX, records: u16::MAX };
+        let extent = Extent { gone: false, last: 100, distinct: u16::MAX, records: u16::MAX, whole: false };
         assert_eq!((account.extents(0), account.changes), (vec![(name(1), extent)], DISTINCT));
     }
 }

@@ -122,9 +122,10 @@ impl Aside {
         self.names.get(name).map(|entry| entry.cause)
     }
 
-    /// Whether a name is set aside for this change, or for a later one.
+    /// Whether a name is set aside for this change, or for a later one. Nothing is later than the end of a file whose name is
+    /// not given again.
     pub fn covers(&self, name: &RemoteName, cause: Cause) -> bool {
-        let order = |cause: Cause| (cause.timestamp, cause.removed);
+        let order = |cause: Cause| (cause.removed && name.is_given_once(), cause.timestamp, cause.removed);
         self.cause(name).is_some_and(|known| order(known) >= order(cause))
     }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fdfs_protocol::peer::compare::SyncCompare;
@@ -58,6 +59,7 @@ struct Scan {
     scope: Scope,
     known: Known,
     used: Instant,
+    number: u64,
 }
 
 /// The way to the push loops, and the one account that is kept for their answers.
@@ -66,11 +68,13 @@ pub struct Questions {
     loops: Mutex<HashMap<StorageId, (IpAddr, mpsc::Sender<Word>)>>,
     one: Semaphore,
     scan: Arc<Mutex<Option<Scan>>>,
+    /// Scans begun.
+    scans: AtomicU64,
 }
 
 impl Default for Questions {
     fn default() -> Questions {
-        Questions { loops: Mutex::default(), one: Semaphore::new(1), scan: Arc::default() }
+        Questions { loops: Mutex::default(), one: Semaphore::new(1), scan: Arc::default(), scans: AtomicU64::new(0) }
     }
 }
 
@@ -97,13 +101,15 @@ impl Questions {
                 _ => return Known::Not,
             }
         }
-        *slot = Some(Scan { about, scope, known: Known::Not, used: Instant::now() });
+        let number = self.scans.fetch_add(1, Ordering::Relaxed);
+        *slot = Some(Scan { about, scope, known: Known::Not, used: Instant::now(), number });
         drop(slot);
-        tokio::spawn(read(self.scan.clone(), binlog.clone(), scope));
+        tokio::spawn(read(self.scan.clone(), binlog.clone(), scope, number));
         Known::Not
     }
 
-    /// All parts were answered, or will be others: makes room for the next account.
+    /// All parts were answered, or will be others, or what is being read says too little by now: makes room for the next
+    /// account.
     pub fn forget(&self) {
         *self.scan.lock() = None;
     }
@@ -150,24 +156,24 @@ async fn tell(to: Option<mpsc::Sender<Word>>, word: Word, answered: oneshot::Rec
 }
 
 /// Reads the binlog, and forgets what it says when nobody asks any more.
-async fn read(slot: Arc<Mutex<Option<Scan>>>, binlog: Arc<Binlog>, scope: Scope) {
+async fn read(slot: Arc<Mutex<Option<Scan>>>, binlog: Arc<Binlog>, scope: Scope, number: u64) {
     let known = match blocking::run(move || Account::read(&binlog, scope)).await {
         Ok(Some(account)) => Known::Account(Arc::new(account)),
         Ok(None) => Known::TooLarge,
         Err(e) => {
             warn!("cannot say what another member lacks: {e}");
-            slot.lock().take_if(|scan| scan.scope == scope);
+            slot.lock().take_if(|scan| scan.number == number);
             return;
         }
     };
     // What took its place has a task of its own.
     match &mut *slot.lock() {
-        Some(scan) if scan.scope == scope => (scan.known, scan.used) = (known, Instant::now()),
+        Some(scan) if scan.number == number => (scan.known, scan.used) = (known, Instant::now()),
         _ => return,
     }
     loop {
         let until = match &*slot.lock() {
-            Some(scan) if scan.scope == scope && !matches!(scan.known, Known::Not) => scan.used + KEEP,
+            Some(scan) if scan.number == number => scan.used + KEEP,
             _ => return,
         };
         if until <= Instant::now() {
@@ -237,7 +243,12 @@ mod tests {
         let second = wait(scope(2, 0)).await;
         assert!(!Arc::ptr_eq(&first, &second) && began.elapsed() < KEEP / 2, "the same asker need not wait");
         questions.forget();
+        // What is being read when it is forgotten is not taken for what is read next.
+        assert!(matches!(questions.known(&binlog, asker("2"), scope(1, 0)), Known::Not));
+        questions.forget();
+        binlog.append(b"0 c M00/00/00/later\n").unwrap();
         let third = wait(scope(1, 0)).await;
+        assert_eq!(third.extents(0).len() + third.extents(1).len(), 1);
         assert!(began.elapsed() <= 2 * KEEP && !Arc::ptr_eq(&first, &third));
         tokio::time::sleep(2 * KEEP).await;
         assert!(questions.scan.lock().is_none());

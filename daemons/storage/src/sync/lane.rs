@@ -231,7 +231,7 @@ impl Lane {
         let command = Command::SyncUpdateFile;
         match self.info(whole.name, NO_CRC).await? {
             None => Err(Stop::Outcome(Outcome::PassedOver)),
-            // What stays there is going to come here.
+            // Of equal times the peer passes over only what is less than it has, and owes that to this storage.
             Some(there) if there.mtime == mtime && i64::from(whole.timestamp) == mtime => {
                 Err(Stop::Outcome(Outcome::PassedOver))
             }

@@ -49,14 +49,22 @@ pub struct Lost {
     noted: Notify,
     /// Held while a note is read and written.
     writing: Arc<Mutex<()>>,
-    /// What all members have been asked for, since this process began.
-    settled: Mutex<BTreeMap<StorageId, Span>>,
+    /// What all members have been asked for, since this process began. Changed under `writing`.
+    settled: Arc<Mutex<BTreeMap<StorageId, Span>>>,
+    /// The latest end of a life of each member that was heard of.
+    ends: Mutex<BTreeMap<StorageId, i64>>,
 }
 
 impl Lost {
     /// Notes in the directory of the mark files.
     pub fn new(dir: &Path) -> Lost {
-        Lost { dir: dir.to_owned(), noted: Notify::new(), writing: Arc::default(), settled: Mutex::default() }
+        Lost {
+            dir: dir.to_owned(),
+            noted: Notify::new(),
+            writing: Arc::default(),
+            settled: Arc::default(),
+            ends: Mutex::default(),
+        }
     }
 
     /// Notes that `id` lost its disks, and that what it pushed in this time may be missing somewhere. A span that others were
@@ -67,10 +75,10 @@ impl Lost {
     pub async fn note(&self, id: StorageId, span: Span) -> io::Result<()> {
         let path = self.path(&id);
         let writing = self.writing.clone();
-        let settled = self.settled.lock().get(&id).copied();
+        let settled = self.settled.clone();
         blocking::run(move || {
             let _one = writing.lock();
-            let noted = read(&path);
+            let (noted, settled) = (read(&path), settled.lock().get(&id).copied());
             let Span { since, mut until } = joined(noted.unwrap_or(span), span);
             for asked in [noted, settled].into_iter().flatten().filter(|asked| asked.since == since) {
                 if asked.until == until {
@@ -92,6 +100,15 @@ impl Lost {
         let path = self.path(&id);
         let noted = blocking::run(move || Ok(read(&path))).await?;
         Ok(noted.or_else(|| self.settled.lock().get(&id).copied()))
+    }
+
+    /// Whether a life of a member ended later than was heard of so far: another one, or the same by another clock.
+    fn is_later_end(&self, id: StorageId, until: i64) -> bool {
+        let mut ends = self.ends.lock();
+        let known = ends.entry(id).or_insert(i64::MIN);
+        let later = until > *known;
+        *known = until.max(*known);
+        later
     }
 
     fn path(&self, id: &StorageId) -> PathBuf {
@@ -117,12 +134,12 @@ impl Lost {
     }
 
     async fn settle(&self, id: StorageId, span: Span) -> io::Result<()> {
-        // Before the note goes, which counts as long as it is there.
-        self.settled.lock().insert(id, span);
         let path = self.path(&id);
-        let writing = self.writing.clone();
+        let (writing, settled) = (self.writing.clone(), self.settled.clone());
         let settle = move || {
             let _one = writing.lock();
+            // Before the note goes, which counts as long as it is there.
+            settled.lock().insert(id, span);
             // It may have been lost again meanwhile.
             match read(&path).is_none_or(|noted| noted == span) {
                 true => std::fs::remove_file(path),
@@ -148,23 +165,10 @@ fn in_question(last: Option<RangeInclusive<i64>>, now: i64) -> Span {
     }
 }
 
-/// What another member's word on a loss adds to what is known of it.
-#[derive(Debug, PartialEq, Eq)]
-enum News {
-    No,
-    /// It may have made more that did not come.
-    Wider,
-    Loss,
-}
-
-fn news(known: Option<Span>, told: Span) -> News {
-    match known {
-        Some(known) if known.until >= told.until - SLACK => match known.since - told.since > SLACK / 2 {
-            true => News::Wider,
-            false => News::No,
-        },
-        _ => News::Loss,
-    }
+/// Whether another member's word on a loss adds to what is known of it: another loss, or that it may have made more that did
+/// not come.
+fn is_news(known: Option<Span>, told: Span) -> bool {
+    known.is_none_or(|known| known.until < told.until - SLACK || known.since - told.since > SLACK / 2)
 }
 
 /// Both spans, and what is between them.
@@ -179,7 +183,9 @@ impl Cluster {
     /// As [`Lost::note`].
     pub async fn member_lost(&self, id: StorageId) -> io::Result<()> {
         self.end_life(&id);
-        self.note_lost(id, in_question(self.service.synced.last(&id), clock::now())).await
+        let span = in_question(self.service.synced.last(&id), clock::now());
+        self.service.lost.is_later_end(id, span.until);
+        self.note_lost(id, span).await
     }
 
     async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
@@ -216,10 +222,13 @@ impl Cluster {
             false => compare.since.clamp(0, now),
         };
         let told = Span { since, until: compare.until.clamp(0, now + LONGEST_DELAY) };
-        match news(known, told) {
-            News::No => return Ok(()),
-            News::Wider => {}
-            News::Loss => self.end_life(&id),
+        // Perhaps it was lost again, within the time that clocks may differ: whoever asks gets all that comes until now.
+        if self.service.lost.is_later_end(id, told.until) {
+            self.end_life(&id);
+            self.service.questions.forget();
+        }
+        if !is_news(known, told) {
+            return Ok(());
         }
         // The end is the word of who saw the loss, as it is: every member's own would be news to all others again.
         let span = joined(told, known.unwrap_or(Span { until: told.until, ..seen }));
@@ -242,13 +251,18 @@ pub async fn attend(cluster: Arc<Cluster>) {
         asking.progress.retain(|(id, span, _), _| noted.contains(&(*id, *span)));
         let (mut failed, mut again) = (false, false);
         for (id, span) in &noted {
+            // What its source is about to push, nobody else need.
+            if *id == cluster.identity.id && !cluster.service.active.get() {
+                failed = true;
+                continue;
+            }
             let others: Vec<(StorageId, Member)> = {
                 let members = members.borrow_and_update();
                 let present = members.iter().filter(|(_, m)| step(Some(m.status), true) != Step::End);
                 present.map(|(id, m)| (*id, *m)).filter(|(id, _)| *id != cluster.identity.id).collect()
             };
-            // Just started, this storage knows no member yet.
-            let nobody = others.is_empty();
+            // Just started, this storage knows no member yet, not even itself.
+            let nobody = members.borrow().iter().next().is_none();
             let mut open = 0;
             for (other, member) in others {
                 if answered.contains(&(*id, *span, other)) {
@@ -376,12 +390,16 @@ mod tests {
     fn news_of_a_loss() {
         let span = |since, until| Span { since, until };
         let known = Some(span(100, 1000));
-        assert_eq!(news(None, span(100, 1000)), News::Loss);
-        assert_eq!(news(known, span(100, 1000)), News::No);
-        assert_eq!(news(known, span(100 - SLACK / 2, 1000 + SLACK)), News::No, "members differ a little");
-        assert_eq!(news(known, span(99 - SLACK / 2, 1000)), News::Wider);
-        assert_eq!(news(known, span(100, 1001 + SLACK)), News::Loss, "again");
-        assert_eq!(news(known, span(0, 0)), News::Wider);
+        assert!(is_news(None, span(100, 1000)));
+        assert!(!is_news(known, span(100, 1000)));
+        assert!(!is_news(known, span(100 - SLACK / 2, 1000 + SLACK)), "members differ a little");
+        assert!(is_news(known, span(99 - SLACK / 2, 1000)), "it may have made more");
+        assert!(is_news(known, span(100, 1001 + SLACK)), "again");
+        assert!(is_news(known, span(0, 0)));
+        let lost = Lost::new(Path::new(""));
+        let id = "10.0.0.2".parse().unwrap();
+        let later = [1000, 1000, 900, 1001].map(|until| lost.is_later_end(id, until));
+        assert_eq!(later, [true, false, false, true]);
         assert_eq!(joined(span(1, 5), span(3, 9)), span(1, 9));
     }
 

@@ -140,47 +140,77 @@ fn slice<'a>(held: &'a [(u64, Buffer)], range: &Range<u64>) -> &'a [u8] {
     }
 }
 
-/// A part as it should be, from whichever storage has it so. Those that have it otherwise are not read from for a while.
+/// A part as it should be, from whichever storage has it so.
 async fn undamaged<R: Remote>(open: &Open<R>, sums: &Sums, part: Range<u64>) -> Result<Vec<u8>, ContentError> {
-    let (remote, file_id) = (&open.readers.remote, &open.object.file_id);
-    let (mut good, mut bad) = (None, false);
+    find_good(&*open.readers.remote, &open.object.file_id, part.clone(), |bytes| sums.fits(part.start, bytes)).await
+}
+
+/// A range as it should be, from whichever storage has it so. Those that have it otherwise are not read from for a while.
+pub(crate) async fn find_good<R: Remote>(
+    remote: &R,
+    file_id: &Arc<str>,
+    range: Range<u64>,
+    is_good: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<u8>, ContentError> {
+    let (mut good, mut bad, mut unseen) = (None, false, None);
     for copy in remote.copies(file_id).await? {
-        let mut bytes = vec![0; (part.end - part.start) as usize];
-        let fetched = async { remote.download_from(copy, file_id, part.clone()).await?.fill(&mut bytes).await };
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let fetched = async { remote.download_from(copy, file_id, range.clone()).await?.fill(&mut bytes).await };
         match fetched.await {
-            Ok(()) if sums.fits(part.start, &bytes) => drop(good.get_or_insert(bytes)),
+            Ok(()) if is_good(&bytes) => drop(good.get_or_insert(bytes)),
             Ok(()) | Err(ContentError::Corrupt(_)) => {
-                tracing::error!(%copy, %file_id, ?part, "this copy is damaged");
+                tracing::error!(%copy, %file_id, ?range, "this copy is damaged");
                 remote.distrust(copy, file_id);
                 bad = true;
             }
-            Err(error) => tracing::debug!(%copy, %file_id, %error, "copy not read"),
+            Err(error) => unseen = not_seen(unseen, copy, file_id, error),
         }
         if good.is_some() && bad {
             break;
         }
     }
-    good.ok_or_else(|| {
-        tracing::error!(%file_id, ?part, "content is damaged on every replica that answered");
-        ContentError::Damaged(file_id.clone())
-    })
+    good.ok_or_else(|| none_is_good(file_id, bad, unseen))
+}
+
+/// A copy could not be looked at; one that is not there need not be.
+fn not_seen(
+    before: Option<ContentError>,
+    copy: std::net::SocketAddr,
+    file_id: &str,
+    error: ContentError,
+) -> Option<ContentError> {
+    tracing::debug!(%copy, %file_id, %error, "copy not read");
+    before.or(Some(error).filter(|error| !matches!(error, ContentError::NotFound(_))))
+}
+
+/// What is said when no good copy was found: that there is none, only if all were looked at.
+fn none_is_good(file_id: &Arc<str>, bad: bool, unseen: Option<ContentError>) -> ContentError {
+    match unseen {
+        Some(error) => error,
+        None if bad => {
+            tracing::error!(%file_id, "content is damaged on every replica");
+            ContentError::Damaged(file_id.clone())
+        }
+        None => ContentError::NotFound(file_id.clone()),
+    }
 }
 
 /// Looks for a storage that has the content as it should be, and learns the checksums of its parts.
 async fn learn<R: Remote>(open: &Open<R>, stated: u32) -> Result<Arc<Sums>, ContentError> {
     let (remote, file_id) = (&open.readers.remote, &open.object.file_id);
+    let (mut bad, mut unseen) = (false, None);
     for copy in remote.copies(file_id).await? {
         match sums_of(open, copy, stated).await {
             Ok(Some(sums)) => return Ok(open.readers.sums.keep(file_id, sums)),
             Ok(None) | Err(ContentError::Corrupt(_)) => {
                 tracing::error!(%copy, %file_id, "this copy is damaged");
                 remote.distrust(copy, file_id);
+                bad = true;
             }
-            Err(error) => tracing::debug!(%copy, %file_id, %error, "copy not read"),
+            Err(error) => unseen = not_seen(unseen, copy, file_id, error),
         }
     }
-    tracing::error!(%file_id, "content is damaged on every replica that answered");
-    Err(ContentError::Damaged(file_id.clone()))
+    Err(none_is_good(file_id, bad, unseen))
 }
 
 /// The checksums of the parts of one copy; `None`: it is not what it should be.
