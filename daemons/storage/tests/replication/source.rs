@@ -73,8 +73,13 @@ fn a_new_member_gets_what_is_set_aside_for_its_source() {
 
 #[test]
 fn a_member_that_began_anew_unseen_gets_everything_once() {
-    let mut group = Group::with(3);
-    (0..3).for_each(|i| group.wait_active(i));
+    // The first has no source.
+    let mut group = Group::with(1);
+    for _ in 1..3 {
+        group.wait_active(0);
+        let new = group.add(|_| {});
+        group.wait_active(new);
+    }
     group.stop(0);
     let names = upload(&group, 2, 10);
     group.converge("without member 0");
