@@ -36,6 +36,9 @@ const SLACK: i64 = 60;
 /// clock that is heard of is ahead by more.
 const LONGEST_DELAY: i64 = 86_400;
 
+/// All times that records can have.
+const EVERYTHING: Span = Span { since: 0, until: u32::MAX as i64 };
+
 /// More parts than there are names.
 const MOST_PARTS: u32 = 1 << 30;
 
@@ -216,12 +219,14 @@ impl Cluster {
         let known = self.service.lost.known(id).await?;
         let now = clock::now();
         let seen = in_question(self.service.synced.last(&id), now);
-        // Who lost everything asks for everything.
-        let since = match own || compare.sender == id {
-            true => known.unwrap_or(seen).since,
-            false => compare.since.clamp(0, now),
+        // Who lost everything asks for everything, and so says nothing of when it was lost.
+        let told = match compare.sender == id {
+            true => known.unwrap_or(seen),
+            false => {
+                let since = if own { known.unwrap_or(seen).since } else { compare.since.clamp(0, now) };
+                Span { since, until: compare.until.clamp(0, now + LONGEST_DELAY) }
+            }
         };
-        let told = Span { since, until: compare.until.clamp(0, now + LONGEST_DELAY) };
         // Perhaps it was lost again, within the time that clocks may differ: whoever asks gets all that comes until now.
         if self.service.lost.is_later_end(id, told.until) {
             self.end_life(&id);
@@ -330,8 +335,8 @@ impl Asking {
         };
         // Nothing is read for a member that is not there.
         let mut lane = connect().await?;
-        // Who lost everything asks for everything.
-        let span = if lost == cluster.identity.id { Span { since: 0, ..span } } else { span };
+        // Who lost everything asks for everything, also what was made while a clock was ahead.
+        let span = if lost == cluster.identity.id { EVERYTHING } else { span };
         let (mut count, mut next) = match self.progress.get(&about) {
             Some(known) => *known,
             None => {

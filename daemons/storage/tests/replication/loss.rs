@@ -50,6 +50,27 @@ fn a_member_that_lost_its_disks_gets_everything_again() {
 }
 
 #[test]
+fn what_a_member_made_while_its_clock_was_ahead_comes_back_to_it() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let name = group.client(0).upload_appender(b"ahead", "log");
+    group.converge("before");
+    group.stop(0);
+    group.stop(1);
+    let binlog = group.members[1].config.base_path.join("data/sync/binlog.000");
+    let ahead = |line: &str| match line.split_once(' ') {
+        Some((_, rest)) if rest.contains(&name.to_string()) => format!("{} {rest}\n", seconds() + 5000),
+        _ => format!("{line}\n"),
+    };
+    let text: String = group.binlog(1).lines().map(ahead).collect();
+    std::fs::write(binlog, text).unwrap();
+    wipe(&group, 0);
+    (0..2).for_each(|i| group.start(i));
+    group.wait_active(0);
+    group.until("it has the file again", |group| has(group, 0, &name));
+}
+
+#[test]
 fn what_a_lost_member_gave_to_some_reaches_all() {
     let mut group = Group::with(3);
     (0..3).for_each(|i| group.wait_active(i));
