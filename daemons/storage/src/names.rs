@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::disk::dir::Meta;
+use crate::serve::info::is_appender;
 
 /// Sums remembered at most.
 const MAX_SUMS: usize = 4096;
@@ -82,8 +83,12 @@ impl Names {
         sum.filter(|sum| sum.size == size)
     }
 
-    /// What of a file that looks like this is there to stay, and since when: what is being added may yet be taken back.
+    /// What of a file that looks like this is there to stay, and since when: what is being added may yet be taken back. To be
+    /// asked after the look at the file: what is taken back by then is missing when it is sent.
     pub fn recorded(&self, name: &RemoteName, meta: Meta) -> Meta {
+        if !is_appender(name) {
+            return meta;
+        }
         let recorded = self.slots.lock().get(&key(name)).and_then(|slot| slot.recorded);
         recorded.map_or(meta, |before| before.cut(meta.size))
     }
@@ -213,6 +218,8 @@ mod tests {
             dir::set_mtime(&file, mtime, Origin::Client).unwrap();
             dir::meta_of(&file).unwrap()
         };
+        let name =
+            |n: u32| RemoteName::parse(format!("M00/00/00/Ck0ABWsIc9eEOrZKAAAAAOQmBhg{n:07}").as_bytes()).unwrap();
         let recorded = |n, now: Meta| {
             let meta = names.recorded(&name(n), now);
             (meta.size, meta.mtime)

@@ -169,9 +169,8 @@ impl Cluster {
         sim.crash(name);
         let aside = storage.base.with_extension(format!("lost{}", storage.lost().count()));
         let lost = std::fs::rename(&storage.base, aside).and_then(|()| std::fs::create_dir(&storage.base));
-        if let Err(e) = lost {
-            tracing::error!("{name} keeps its disks: {e}");
-        }
+        // A panic is how a seed fails.
+        assert!(lost.is_ok(), "{name} cannot be made to lose its disks: {lost:?}");
         storage.slot.borrow_mut().start_after = down;
         sim.bounce(name);
     }

@@ -438,20 +438,14 @@ impl Lane {
     fn meta(&self, name: &RemoteName, follow: bool) -> Result<Option<Meta>, Stop> {
         // A store path that this storage does not have (any more) has no files.
         let Ok((path, rel)) = self.service.store.locate(name) else { return Ok(None) };
-        Ok(self.local(path.dir.meta(&rel, follow))?.map(|meta| self.recorded(name, meta)))
-    }
-
-    /// Without what is being added to it. To be asked after the look at the file: what is taken back by then is missing when
-    /// it is sent.
-    fn recorded(&self, name: &RemoteName, meta: Meta) -> Meta {
-        if is_appender(name) { self.service.names.recorded(name, meta) } else { meta }
+        Ok(self.local(path.dir.meta(&rel, follow))?.map(|meta| self.service.names.recorded(name, meta)))
     }
 
     fn open(&self, name: &RemoteName) -> Result<Option<(File, Meta)>, Stop> {
         let Ok((path, rel)) = self.service.store.locate(name) else { return Ok(None) };
         let opened = path.dir.open_read(&rel).and_then(|file| dir::meta_of(&file).map(|meta| (file, meta)));
         match opened {
-            Ok((file, meta)) => Ok(Some((file, self.recorded(name, meta))).filter(|_| meta.is_file())),
+            Ok((file, meta)) => Ok(Some((file, self.service.names.recorded(name, meta))).filter(|_| meta.is_file())),
             Err(e) => self.local(Err(e)).map(|_| None),
         }
     }

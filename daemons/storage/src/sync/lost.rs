@@ -36,8 +36,8 @@ const SLACK: i64 = 60;
 /// clock that is heard of is ahead by more.
 const LONGEST_DELAY: i64 = 86_400;
 
-/// All times that records can have.
-const EVERYTHING: Span = Span { since: 0, until: u32::MAX as i64 };
+/// The last time that a record can have.
+const END_OF_TIME: i64 = u32::MAX as i64;
 
 /// More parts than there are names.
 const MOST_PARTS: u32 = 1 << 30;
@@ -105,8 +105,9 @@ impl Lost {
         Ok(noted.or_else(|| self.settled.lock().get(&id).copied()))
     }
 
-    /// Whether a life of a member ended later than was heard of so far: another one, or the same by another clock.
-    fn is_later_end(&self, id: StorageId, until: i64) -> bool {
+    /// Hears when a life of a member ended; true if that is later than was heard so far: another one, or the same by another
+    /// clock.
+    fn hear_of_end(&self, id: StorageId, until: i64) -> bool {
         let mut ends = self.ends.lock();
         let known = ends.entry(id).or_insert(i64::MIN);
         let later = until > *known;
@@ -187,7 +188,7 @@ impl Cluster {
     pub async fn member_lost(&self, id: StorageId) -> io::Result<()> {
         self.end_life(&id);
         let span = in_question(self.service.synced.last(&id), clock::now());
-        self.service.lost.is_later_end(id, span.until);
+        self.service.lost.hear_of_end(id, span.until);
         self.note_lost(id, span).await
     }
 
@@ -221,14 +222,15 @@ impl Cluster {
         let seen = in_question(self.service.synced.last(&id), now);
         // Who lost everything asks for everything, and so says nothing of when it was lost.
         let told = match compare.sender == id {
-            true => known.unwrap_or(seen),
+            true if known.is_some() => return Ok(()),
+            true => seen,
             false => {
                 let since = if own { known.unwrap_or(seen).since } else { compare.since.clamp(0, now) };
                 Span { since, until: compare.until.clamp(0, now + LONGEST_DELAY) }
             }
         };
         // Perhaps it was lost again, within the time that clocks may differ: whoever asks gets all that comes until now.
-        if self.service.lost.is_later_end(id, told.until) {
+        if self.service.lost.hear_of_end(id, told.until) {
             self.end_life(&id);
             self.service.questions.forget();
         }
@@ -261,13 +263,13 @@ pub async fn attend(cluster: Arc<Cluster>) {
                 failed = true;
                 continue;
             }
-            let others: Vec<(StorageId, Member)> = {
+            // Just started, this storage knows no member yet, not even itself.
+            let (nobody, others): (bool, Vec<(StorageId, Member)>) = {
                 let members = members.borrow_and_update();
                 let present = members.iter().filter(|(_, m)| step(Some(m.status), true) != Step::End);
-                present.map(|(id, m)| (*id, *m)).filter(|(id, _)| *id != cluster.identity.id).collect()
+                let others = present.map(|(id, m)| (*id, *m)).filter(|(id, _)| *id != cluster.identity.id);
+                (members.iter().next().is_none(), others.collect())
             };
-            // Just started, this storage knows no member yet, not even itself.
-            let nobody = members.borrow().iter().next().is_none();
             let mut open = 0;
             for (other, member) in others {
                 if answered.contains(&(*id, *span, other)) {
@@ -335,8 +337,10 @@ impl Asking {
         };
         // Nothing is read for a member that is not there.
         let mut lane = connect().await?;
-        // Who lost everything asks for everything, also what was made while a clock was ahead.
-        let span = if lost == cluster.identity.id { EVERYTHING } else { span };
+        // Who lost everything asks for everything, also what was made while a clock was ahead; and of each loss with another
+        // span, so that nobody answers with what was read for the one before.
+        let everything = Span { since: 0, until: END_OF_TIME.saturating_add(span.until) };
+        let span = if lost == cluster.identity.id { everything } else { span };
         let (mut count, mut next) = match self.progress.get(&about) {
             Some(known) => *known,
             None => {
@@ -403,7 +407,7 @@ mod tests {
         assert!(is_news(known, span(0, 0)));
         let lost = Lost::new(Path::new(""));
         let id = "10.0.0.2".parse().unwrap();
-        let later = [1000, 1000, 900, 1001].map(|until| lost.is_later_end(id, until));
+        let later = [1000, 1000, 900, 1001].map(|until| lost.hear_of_end(id, until));
         assert_eq!(later, [true, false, false, true]);
         assert_eq!(joined(span(1, 5), span(3, 9)), span(1, 9));
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use fdfs_protocol::RemoteName;
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_storage::{Storage, StorageConfig};
 use fdfs_tracker::{Tracker, TrackerConfig};
@@ -124,6 +125,13 @@ impl Group {
     pub fn binlog(&self, index: usize) -> String {
         let path = self.members[index].config.base_path.join("data/sync/binlog.000");
         std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// Puts a file where `index` has `name`, with the time of its last change, past its storage.
+    pub fn put(&self, index: usize, name: &RemoteName, content: &[u8], time: SystemTime) {
+        let file = self.members[index].config.base_path.join("data").join(name.true_name());
+        std::fs::write(&file, content).unwrap();
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
     }
 
     /// Where `index` keeps the names that `peer` could not take.

@@ -1,6 +1,7 @@
 //! A member that loses its disks.
 
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
@@ -173,10 +174,7 @@ fn of_an_appender_with_appends_of_one_second_all_keep_the_last_one() {
     let timestamp = name.block().unwrap().timestamp + 10;
     for (member, content) in [(0, &b"one"[..]), (1, b"one, two")] {
         group.stop(member);
-        let file = group.members[member].config.base_path.join("data").join(name.true_name());
-        std::fs::write(&file, content).unwrap();
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(timestamp.into());
-        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        group.put(member, &name, content, UNIX_EPOCH + Duration::from_secs(timestamp.into()));
     }
     std::fs::write(group.aside(0, 1), format!("{timestamp} U {name}\n")).unwrap();
     (0..2).for_each(|i| group.start(i));

@@ -9,7 +9,7 @@ mod promise;
 mod source;
 
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Client, noise};
 use fdfs_protocol::file_id::{NameBlock, SizeField};
@@ -301,10 +301,7 @@ fn a_change_that_comes_after_a_later_one_brings_the_whole_file() {
     // The other member has the earlier change, and is about to get the later one.
     let mut set = |content: &[u8], time: u64, cause: Option<&str>| {
         group.stop(0);
-        let file = group.members[0].config.base_path.join("data").join(name.true_name());
-        std::fs::write(&file, content).unwrap();
-        let time = std::time::UNIX_EPOCH + Duration::from_secs(time);
-        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        group.put(0, &name, content, UNIX_EPOCH + Duration::from_secs(time));
         if let Some(cause) = cause {
             std::fs::write(group.aside(0, 1), cause).unwrap();
         }
@@ -405,15 +402,10 @@ fn an_append_that_has_not_ended_makes_no_older_file_the_later_one() {
     group.stop(0);
     group.stop(1);
     // Member 0 has a change that member 1 lacks, and member 1 something older that is set aside for member 0.
-    let file = |group: &Group, i: usize| group.members[i].config.base_path.join("data").join(name.true_name());
     let made = name.block().unwrap().timestamp;
-    std::fs::write(file(&group, 0), b"one, two").unwrap();
-    let date = |i: usize, time: u32| {
-        let file = std::fs::File::options().write(true).open(file(&group, i)).unwrap();
-        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(time.into())).unwrap();
-    };
-    date(0, made - 100);
-    date(1, made - 200);
+    let before = |seconds: u32| UNIX_EPOCH + Duration::from_secs((made - seconds).into());
+    group.put(0, &name, b"one, two", before(100));
+    group.put(1, &name, b"one", before(200));
     std::fs::write(group.aside(1, 0), format!("{} U {name}\n", made - 200)).unwrap();
     group.start(1);
     group.wait_active(1);
@@ -421,7 +413,7 @@ fn an_append_that_has_not_ended_makes_no_older_file_the_later_one() {
     let size = 4 << 20;
     c.begin(Command::AppendFile, &AppendHead { size, name }, size);
     c.send(&noise(size as usize / 2, 1));
-    let len = |group: &Group| std::fs::metadata(file(group, 1)).unwrap().len();
+    let len = |group: &Group| group.files(1)[&std::path::Path::new("data").join(name.true_name())].len();
     group.until("a part of it has come", |group| len(group) > 3);
     group.start(0);
     // What is due comes before this.
@@ -587,9 +579,7 @@ fn a_push_that_died_half_way_is_made_good() {
     let file = data.join(appender.true_name());
     let before = std::fs::metadata(&file).unwrap().mtime();
     // As a kill leaves it: part of the push, at a later time than it has.
-    std::fs::write(&file, b"012345").unwrap();
-    let ahead = std::time::SystemTime::now() + Duration::from_secs(60);
-    std::fs::File::options().write(true).open(&file).unwrap().set_modified(ahead).unwrap();
+    group.put(1, &appender, b"012345", SystemTime::now() + Duration::from_secs(60));
     let (pending, _) = Pending::open(&data).unwrap();
     std::mem::forget(pending.note(pending::Kind::Push { mtime: before as u32 }, &appender));
     group.start(1);

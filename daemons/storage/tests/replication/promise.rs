@@ -1,7 +1,7 @@
 //! `ack_members`: what is acknowledged is at other members already, and what could not be is not there.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{RemoteName, Status};
@@ -167,10 +167,7 @@ fn a_new_name_that_is_taken_back_costs_a_member_nothing_that_had_it_already() {
         group.converge("before");
         if !same {
             // Changes of it did not come, as from a FastDFS storage: the new name comes with all of the file.
-            let path = group.members[1].config.base_path.join("data").join(appender.true_name());
-            std::fs::write(&path, b"abc").unwrap();
-            let then = std::time::SystemTime::now() - Duration::from_secs(1000);
-            std::fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
+            group.put(1, &appender, b"abc", SystemTime::now() - Duration::from_secs(1000));
         }
         regenerate_in_vain(&group, &appender, 1);
         group.until("the member had the new name, and has the old one again", |group| {
@@ -199,12 +196,8 @@ fn a_member_that_has_something_later_is_not_counted() {
     let name = c.upload(b"content", "txt");
     let appender = c.upload_appender(b"0123", "log");
     group.converge("before");
-    let ahead = std::time::SystemTime::now() + Duration::from_secs(1000);
-    let later = |name: &RemoteName, content: &[u8]| {
-        let path = group.members[1].config.base_path.join("data").join(name.true_name());
-        std::fs::write(&path, content).unwrap();
-        std::fs::File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
-    };
+    let ahead = SystemTime::now() + Duration::from_secs(1000);
+    let later = |name: &RemoteName, content: &[u8]| group.put(1, name, content, ahead);
     later(&name.metadata().unwrap(), b"a\x02later");
     later(&appender, b"other");
     assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"a\x02early").status, Status::ETIMEDOUT.0);
