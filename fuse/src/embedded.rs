@@ -284,20 +284,37 @@ mod tests {
             assert!(read_all(&store, &object(sealed)) == *content);
         }
         // Damage on the disk is found.
-        let path = path_of(&data.join("storage"), &stored[2].0.file_id).unwrap();
+        let path = |sealed: &Stored| path_of(&data.join("storage"), &sealed.file_id).unwrap();
+        let error_of = |store: &ClusterStore, sealed: &Stored| {
+            let reader = store.open(&object(sealed));
+            let mut at = 0;
+            let error = loop {
+                match read(&*reader, at, 1 << 17) {
+                    Ok(bytes) => at += bytes.len() as u64,
+                    Err(error) => break error,
+                }
+            };
+            assert!(read(&*reader, 0, 10).is_err());
+            error
+        };
         let mut damaged = stored[2].1.clone();
         damaged[5000] ^= 1;
-        std::fs::write(path, damaged).unwrap();
-        let reader = store.open(&object(&stored[2].0));
-        let mut at = 0;
-        let error = loop {
-            match read(&*reader, at, 1 << 17) {
-                Ok(bytes) => at += bytes.len() as u64,
-                Err(error) => break error,
-            }
-        };
+        std::fs::write(path(&stored[2].0), damaged).unwrap();
+        let error = error_of(&store, &stored[2].0);
         assert!(matches!(error, ContentError::Damaged(_)), "{error}");
-        assert!(read(&*reader, 0, 10).is_err());
+        // And what a power cut took the end of, or everything.
+        let mut config = StoreConfig::new(tmp.path().join("other cache"));
+        config.disk = Some(second.disk());
+        let near = ClusterStore::open(second.client_config().unwrap(), config).unwrap();
+        for (sealed, content) in &stored[1..] {
+            for len in [content.len() - 1, 100, 0] {
+                std::fs::write(path(sealed), &content[..len]).unwrap();
+                for store in [&store, &near] {
+                    let error = error_of(store, sealed);
+                    assert!(matches!(error, ContentError::Damaged(_)), "{len} of {}: {error}", content.len());
+                }
+            }
+        }
     }
 
     #[test]

@@ -133,7 +133,8 @@ impl Client {
         let request = Request { limit: limit(len), ..download_request(id, &head) };
         let watch = Watch::Always;
         let answer =
-            self.shared.exchange_watched(Server::storage(storage), request, &mut Content::empty(), watch).await?;
+            self.shared.exchange_watched(Server::storage(storage), request, &mut Content::empty(), watch).await;
+        let answer = answer.map_err(|error| if len > 0 { ends_early(error, id) } else { error })?;
         Ok(Download { alone: true, ..self.download_of(id, offset, Some(answer), None)? })
     }
 

@@ -21,7 +21,7 @@ pub enum ContentError {
     /// Bytes are not those that were stored: length, CRC32 or fingerprint differ. Another copy may be right.
     #[error("content is damaged: {0}")]
     Corrupt(Arc<str>),
-    /// So it is with every copy there is.
+    /// So it is with every copy that could be found.
     #[error("content is damaged wherever it is: {0}")]
     Damaged(Arc<str>),
     /// The cluster refused, with this errno.

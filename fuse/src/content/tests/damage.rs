@@ -117,3 +117,18 @@ fn a_good_content_read_once_is_known_in_parts() {
     super::later(|done| store.remove(&object.file_id, done)).recv().unwrap().unwrap();
     assert_eq!(std::fs::read_dir(tmp.path().join("sums")).unwrap().count(), 0);
 }
+
+#[test]
+fn what_is_cut_short_wherever_it_is_is_lost() {
+    for size in [200, 5000] {
+        let tmp = tempfile::tempdir().unwrap();
+        let remote = TestRemote::new();
+        let store = store(tmp.path(), &remote, 0);
+        let object = remote.put(bytes(size, 1));
+        remote.state.lock().short.extend([(copy(0), 0), (copy(1), size as u64 - 1)]);
+        assert!(read_on(&store, &object, 0, 200).unwrap() == bytes(size, 1));
+        remote.state.lock().short.insert(copy(2), size as u64 / 2);
+        let error = read_on(&store, &object, 0, 200).unwrap_err();
+        assert!(matches!(error, ContentError::Damaged(_)) && error.is_loss(), "{error}");
+    }
+}

@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) downloads: usize,
     /// Copies with one wrong byte, at this offset.
     pub(crate) damaged: HashMap<SocketAddr, u64>,
+    /// Copies that end here.
+    pub(crate) short: HashMap<SocketAddr, u64>,
     pub(crate) distrusted: Vec<SocketAddr>,
     turn: u8,
     next: u64,
@@ -201,7 +203,15 @@ impl Remote for TestRemote {
             let copies = (0..COPIES).map(|i| copy(start.wrapping_add(i) % COPIES));
             copies.clone().find(|copy| !state.distrusted.contains(copy)).unwrap_or(copy(start % COPIES))
         };
-        self.download_from(copy, file_id, range).await
+        match self.download_from(copy, file_id, range.clone()).await {
+            Err(ContentError::Corrupt(_)) => {}
+            answer => return answer,
+        }
+        let whole = {
+            let state = self.state.lock();
+            (0..COPIES).map(self::copy).find(|copy| state.short.get(copy).is_none_or(|end| *end >= range.end))
+        };
+        self.download_from(whole.unwrap_or(copy), file_id, range).await
     }
 
     async fn read_checked(
@@ -235,6 +245,9 @@ impl Remote for TestRemote {
         state.downloads += 1;
         let bytes = state.objects.get(file_id).ok_or_else(|| ContentError::NotFound(file_id.into()))?;
         let mut bytes = bytes[range.start as usize..range.end as usize].to_vec();
+        if state.short.get(&copy).is_some_and(|end| *end < range.end) {
+            return Err(ContentError::Corrupt(file_id.into()));
+        }
         if let Some(at) = state.damaged.get(&copy).filter(|at| range.contains(at)) {
             bytes[(at - range.start) as usize] ^= 1;
         }
