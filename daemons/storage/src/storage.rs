@@ -24,7 +24,7 @@ use crate::clock;
 use crate::config::{Fsync, StorageConfig};
 use crate::counters::Counters;
 use crate::deleted::{Deleted, TAIL};
-use crate::disk::binlog::Binlog;
+use crate::disk::binlog::{Binlog, Place};
 use crate::disk::dir;
 use crate::disk::durable::Syncer;
 use crate::disk::history::{last_of, last_records};
@@ -229,6 +229,12 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     };
     let access =
         config.access_log.map(|log| AccessLog::open(&config.base_path, log.precision, log.keep_days)).transpose()?;
+    // Of what came before anything was noted, nothing is known.
+    let born = (binlog.place() == Place { file: 0, offset: 0 }).then(clock::now);
+    let synced = Synced::load(&synced_path(&binlog), born).context("remove it to take everything to be in question")?;
+    if born.is_some() {
+        replace_file(&synced_path(&binlog), synced.to_text().as_bytes())?;
+    }
     let (lost, lives) = (Lost::new(binlog.dir()), Lives::default());
     let settings =
         Settings { group, timeout: config.network_timeout, buff_size: config.buff_size, dial: config.dial() };
@@ -238,7 +244,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
         rotation: Rotation::new(config.distribution, config.subdirs, position),
         binlog,
         counters: Counters::new(saved.stat),
-        synced: Synced::default(),
+        synced,
         names: Names::default(),
         pending,
         deleted,
@@ -331,6 +337,10 @@ fn remove_metadata(store: &Store, binlog: &Binlog, file: &RemoteName) -> std::io
 
 fn stat_path(config: &StorageConfig) -> PathBuf {
     config.base_path.join("data").join("storage_stat.dat")
+}
+
+fn synced_path(binlog: &Binlog) -> PathBuf {
+    binlog.dir().join("synced.dat")
 }
 
 fn read_stat(path: &std::path::Path) -> anyhow::Result<StorageStatFile> {
@@ -463,7 +473,7 @@ fn own_address(bound: IpAddr) -> IpAddr {
 async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mut watch::Receiver<bool>) {
     let mut ticks = interval(TICK);
     let mut save_at = Instant::now() + config.stat_save_interval;
-    let mut saved = String::new();
+    let mut saved = [String::new(), String::new()];
     loop {
         let now = tokio::select! {
             now = ticks.tick() => now,
@@ -482,27 +492,29 @@ async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mu
         }
         if now >= save_at {
             save_at = now + config.stat_save_interval;
-            save_stat(config, service, &mut saved).await;
+            save(config, service, &mut saved).await;
         }
     }
-    save_stat(config, service, &mut saved).await;
+    save(config, service, &mut saved).await;
 }
 
-/// Writes `storage_stat.dat` if it would say something new.
-async fn save_stat(config: &StorageConfig, service: &Service, saved: &mut String) {
+/// Writes the counters, and what came from whom, where they say something new.
+async fn save(config: &StorageConfig, service: &Service, saved: &mut [String; 2]) {
     let position = service.rotation.position();
-    let file = StorageStatFile {
+    let stat = StorageStatFile {
         stat: service.counters.snapshot(),
         dist_path_index_high: position.high,
         dist_path_index_low: position.low,
         dist_write_file_count: position.written,
     };
-    let text = file.to_text();
-    if text != *saved {
-        let (path, new) = (stat_path(config), text.clone());
-        match blocking::run(move || replace_file(&path, new.as_bytes())).await {
-            Ok(()) => *saved = text,
-            Err(e) => warn!("{e}"),
+    let files = [(stat_path(config), stat.to_text()), (synced_path(&service.binlog), service.synced.to_text())];
+    for ((path, text), saved) in files.into_iter().zip(saved) {
+        if text != *saved {
+            let new = text.clone();
+            match blocking::run(move || replace_file(&path, new.as_bytes())).await {
+                Ok(()) => *saved = text,
+                Err(e) => warn!("{e}"),
+            }
         }
     }
 }

@@ -5,38 +5,146 @@
 //! connection per peer that carries the records in order.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use fdfs_protocol::StorageId;
-use parking_lot::RwLock;
+use fdfs_protocol::{RemoteName, StorageId};
+use parking_lot::{Mutex, RwLock};
 
 /// Ids remembered; a group has at most 32 members, and some may be replaced while this process runs.
 const MAX_SOURCES: usize = 128;
 
-/// The largest time of a change that was applied, by source.
-#[derive(Debug, Default)]
+/// Changes of one source remembered that were not taken.
+const MAX_MISSED: usize = 256;
+
+/// What came from each source, also before this process began: it is saved beside the binlog.
+#[derive(Debug)]
 pub struct Synced {
     sources: RwLock<BTreeMap<StorageId, Source>>,
     applied: AtomicU64,
+    /// When this storage began to take changes, unix seconds.
+    birth: i64,
 }
 
 /// A source of changes that has said who it is.
 #[derive(Debug, Clone, Default)]
-pub struct Source(Arc<Times>);
+pub struct Source(Arc<Mutex<Times>>);
 
-#[derive(Debug, Default)]
+/// All in unix seconds.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Times {
-    /// The largest time of a change.
-    until: AtomicU32,
+    /// The largest time of a change; 0: none came.
+    until: u32,
     /// That of the one that came last.
-    last: AtomicU32,
+    last: u32,
     /// When that came, by the clock here.
-    heard: AtomicI64,
+    heard: i64,
+    /// What is being taken now, or was refused: the source may have gone on to the next change, and tries again later.
+    missed: BTreeMap<RemoteName, i64>,
+    /// The earliest of those that there was no room for.
+    missed_too: Option<i64>,
+    /// Where it connects from.
+    ip: Option<IpAddr>,
+}
+
+impl Times {
+    /// When the first change was made that may be missing here, although the source has gone on.
+    fn first_missed(&self) -> Option<i64> {
+        self.missed.values().copied().chain(self.missed_too).min()
+    }
+}
+
+impl Source {
+    /// It has connected from here.
+    pub fn connects_from(&self, ip: IpAddr) {
+        self.0.lock().ip = Some(ip);
+    }
+
+    /// A change made at `timestamp` has begun to come, `now`: it counts as missed until it is [applied](Synced::applied).
+    pub fn begins(&self, name: &RemoteName, timestamp: u32, now: i64) {
+        let made = now.min(timestamp.into());
+        let mut times = self.0.lock();
+        if let Some(before) = times.missed.get_mut(name) {
+            *before = made.min(*before);
+        } else if times.missed.len() < MAX_MISSED {
+            times.missed.insert(*name, made);
+        } else {
+            times.missed_too = times.missed_too.into_iter().chain([made]).min();
+        }
+    }
+
+    /// The change is here, or what came after it; its time says nothing of other files.
+    pub fn ends(&self, name: &RemoteName) {
+        self.0.lock().missed.remove(name);
+    }
 }
 
 impl Synced {
+    /// A storage that takes changes from `birth` on, unix seconds.
+    pub fn new(birth: i64) -> Synced {
+        Synced { sources: RwLock::default(), applied: AtomicU64::new(0), birth }
+    }
+
+    /// What was saved. Without that, `born` now if this storage is new.
+    ///
+    /// # Errors
+    /// What reading reported, with the path in the text.
+    pub fn load(path: &Path, born: Option<i64>) -> io::Result<Synced> {
+        match std::fs::read_to_string(path) {
+            // What makes no sense says nothing, as if changes had come from the beginning of time on.
+            Ok(text) => Ok(Synced::parse(&text).unwrap_or_else(|| Synced::new(0))),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Synced::new(0)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Synced::new(born.unwrap_or(0))),
+            Err(e) => Err(io::Error::new(e.kind(), format!("cannot read {}: {e}", path.display()))),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Synced> {
+        let mut lines = text.lines();
+        let synced = Synced::new(lines.next()?.strip_prefix("birth ")?.parse().ok()?);
+        for line in lines {
+            let fields: Vec<_> = line.split(' ').collect();
+            match fields[..] {
+                ["source", id, until, last, heard] => {
+                    let source = synced.source(id.parse().ok()?)?;
+                    let mut times = source.0.lock();
+                    times.until = until.parse().ok()?;
+                    times.last = last.parse().ok()?;
+                    times.heard = heard.parse().ok()?;
+                }
+                ["missed", id, made, name] => {
+                    let source = synced.source(id.parse().ok()?)?;
+                    source.0.lock().missed.insert(name.parse().ok()?, made.parse().ok()?);
+                }
+                ["missed", id, made] => synced.source(id.parse().ok()?)?.0.lock().missed_too = Some(made.parse().ok()?),
+                _ => return None,
+            }
+        }
+        Some(synced)
+    }
+
+    /// What [`load`](Synced::load) reads.
+    pub fn to_text(&self) -> String {
+        let mut text = format!("birth {}\n", self.birth);
+        for (id, source) in &*self.sources.read() {
+            let Times { until, last, heard, missed, missed_too, .. } = source.0.lock().clone();
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "source {id} {until} {last} {heard}");
+            for (name, made) in missed {
+                let _ = writeln!(text, "missed {id} {made} {name}");
+            }
+            if let Some(made) = missed_too {
+                let _ = writeln!(text, "missed {id} {made}");
+            }
+        }
+        text
+    }
+
     /// The source with this id; `None` when there are too many to be true.
     pub fn source(&self, id: StorageId) -> Option<Source> {
         if let Some(known) = self.sources.read().get(&id) {
@@ -49,27 +157,38 @@ impl Synced {
         Some(sources.entry(id).or_default().clone())
     }
 
+    /// The source that has said who it is over another connection from this address.
+    pub fn source_at(&self, ip: IpAddr) -> Option<Source> {
+        self.sources.read().values().find(|source| source.0.lock().ip == Some(ip)).cloned()
+    }
+
     /// A change made at `timestamp` was applied, `now`.
     pub fn applied(&self, source: &Source, timestamp: u32, now: i64) {
-        source.0.until.fetch_max(timestamp, Ordering::Relaxed);
-        source.0.last.store(timestamp, Ordering::Relaxed);
-        source.0.heard.store(now, Ordering::Relaxed);
+        let mut times = source.0.lock();
+        times.until = times.until.max(timestamp);
+        (times.last, times.heard) = (timestamp, now);
+        drop(times);
         self.applied.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The largest time of a change of this source, unix seconds; 0 for none.
     pub fn until(&self, id: &StorageId) -> u32 {
-        self.sources.read().get(id).map_or(0, |source| source.0.until.load(Ordering::Relaxed))
+        self.sources.read().get(id).map_or(0, |source| source.0.lock().until)
     }
 
     /// The times at which this source made what came last: as its changes tell, or, since its clock may have been set, when
     /// they came. What did not come was hardly made before the first. `None` if nothing came.
     pub fn last(&self, id: &StorageId) -> Option<RangeInclusive<i64>> {
         let sources = self.sources.read();
-        let Source(times) = sources.get(id)?;
-        let [until, last] = [&times.until, &times.last].map(|time| i64::from(time.load(Ordering::Relaxed)));
-        let heard = times.heard.load(Ordering::Relaxed);
-        (until > 0).then(|| heard.min(last)..=until)
+        let times = sources.get(id)?.0.lock();
+        let last = times.heard.min(times.last.into());
+        let first = times.first_missed().map_or(last, |missed| missed.min(last));
+        (times.until > 0).then(|| first..=times.until.into())
+    }
+
+    /// When this storage began to take changes, unix seconds.
+    pub fn birth(&self) -> i64 {
+        self.birth
     }
 
     /// Changes whenever something was applied.
@@ -82,9 +201,13 @@ impl Synced {
 mod tests {
     use super::*;
 
+    fn name(n: usize) -> RemoteName {
+        format!("M00/00/00/file{n:06}").parse().unwrap()
+    }
+
     #[test]
     fn times_only_grow_and_strangers_are_bounded() {
-        let synced = Synced::default();
+        let synced = Synced::new(0);
         let a: StorageId = "10.0.0.1".parse().unwrap();
         let source = synced.source(a).unwrap();
         assert_eq!(synced.last(&a), None);
@@ -102,5 +225,44 @@ mod tests {
         let taken = (0..1000).filter(|i| synced.source(format!("{i}").parse().unwrap()).is_some()).count();
         assert_eq!(taken, MAX_SOURCES - 1);
         assert!(synced.source(a).is_some());
+    }
+
+    #[test]
+    fn what_was_refused_is_in_question_until_it_comes_also_after_a_restart() {
+        let synced = Synced::new(7);
+        let a: StorageId = "10.0.0.1".parse().unwrap();
+        let source = synced.source(a).unwrap();
+        source.begins(&name(1), 100, 1000);
+        // Made while its clock was ahead.
+        source.begins(&name(2), 900, 150);
+        synced.applied(&source, 300, 301);
+        assert_eq!(synced.last(&a), Some(100..=300));
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("synced");
+        assert_eq!([None, Some(5)].map(|born| Synced::load(&path, born).unwrap().birth()), [0, 5]);
+        std::fs::write(&path, synced.to_text()).unwrap();
+        let synced = Synced::load(&path, Some(5)).unwrap();
+        assert_eq!((synced.birth(), synced.until(&a), synced.last(&a)), (7, 300, Some(100..=300)));
+        let source = synced.source(a).unwrap();
+        source.ends(&name(1));
+        assert_eq!(synced.last(&a), Some(150..=300));
+        source.ends(&name(2));
+        assert_eq!(synced.last(&a), Some(300..=300));
+
+        // More than there is room for.
+        (0..300).rev().for_each(|n| source.begins(&name(n), 50 + n as u32, 1000));
+        (0..300).for_each(|n| source.ends(&name(n)));
+        assert_eq!(synced.last(&a), Some(50..=300));
+        let text = synced.to_text();
+        assert_eq!(Synced::parse(&text).unwrap().to_text(), text);
+
+        // Damaged: nothing is known.
+        for damaged in [&text[..text.len() - 3], "birth", "", "birth 7\nsource 10.0.0.1 1 2 x\n"] {
+            std::fs::write(&path, damaged).unwrap();
+            let synced = Synced::load(&path, Some(5)).unwrap();
+            assert!(synced.birth() == 0 || synced.last(&a).unwrap().start() < &50, "{damaged}");
+        }
+        std::fs::write(&path, b"birth \xff").unwrap();
+        assert_eq!(Synced::load(&path, Some(5)).unwrap().birth(), 0);
     }
 }

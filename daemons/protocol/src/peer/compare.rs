@@ -28,8 +28,11 @@ pub struct Extent {
 impl Extent {
     /// Whether this one's file may have something that the other's lacks.
     pub fn may_have_more_than(&self, other: &Extent) -> bool {
+        if self.gone && other.gone {
+            return false;
+        }
         let level = (self.gone, self.last, self.distinct) == (other.gone, other.last, other.distinct);
-        self > other || (level && !self.gone && (self.whole || other.whole))
+        self > other || (level && (self.whole || other.whole))
     }
 }
 

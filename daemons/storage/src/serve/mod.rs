@@ -101,8 +101,10 @@ pub struct Settings {
 /// Who pushes over a connection.
 #[derive(Debug)]
 struct Pusher {
-    /// The member, if what comes over this connection is counted as applied.
+    /// The member, if it has said who it is.
     source: Option<crate::synced::Source>,
+    /// Over this connection, so that what comes over it is counted as applied.
+    first: bool,
     /// No two of its changes of one file have the same time: it is none of FastDFS's storages.
     strict: bool,
 }
@@ -343,7 +345,8 @@ impl Service {
             | Command::SyncCompare => self.take_push(conn, command, header.status, pusher).await,
             Command::ActiveTest if header.body_len == 0 => {
                 if header.status == ReportServerId::STRICT_TIMES {
-                    pusher.get_or_insert(Pusher { source: None, strict: true });
+                    let source = self.synced.source_at(conn.peer().ip());
+                    pusher.get_or_insert(Pusher { source, first: false, strict: true });
                 }
                 Ok(conn.send(&Header::ok(0).encode()).await?)
             }

@@ -26,17 +26,30 @@ use super::{Done, Place, Pusher, Refusal, Service, canonical};
 use crate::clock;
 use crate::names::Held;
 use crate::net::{Conn, Gone};
+use crate::synced::Source;
 
 /// The time of a change at its source, and the source if it has said who it is.
 #[derive(Clone, Copy)]
 struct Origins<'a> {
+    name: &'a RemoteName,
     timestamp: u32,
-    /// It may be later than the clock of the source was.
-    ahead: bool,
     pusher: Option<&'a Pusher>,
 }
 
-impl Origins<'_> {
+impl<'a> Origins<'a> {
+    /// A change of the file of this name has begun to come.
+    fn new(name: &'a RemoteName, timestamp: u32, pusher: Option<&'a Pusher>) -> Origins<'a> {
+        let origin = Origins { name, timestamp, pusher };
+        if let Some(source) = origin.source() {
+            source.begins(name, timestamp, clock::now());
+        }
+        origin
+    }
+
+    fn source(&self) -> Option<&'a Source> {
+        self.pusher.and_then(|pusher| pusher.source.as_ref())
+    }
+
     /// Whether what is here with the same time is another member's change. FastDFS's storages make several at one time.
     fn is_strict(&self) -> bool {
         self.pusher.is_some_and(|pusher| pusher.strict)
@@ -65,7 +78,9 @@ impl Service {
             Command::ReportServerId => {
                 let ReportServerId { id } = self.message(conn, ReportServerId::decode).await?;
                 let source = self.synced.source(id).ok_or(Status::EINVAL)?;
-                *pusher = Some(Pusher { source: Some(source), strict: flag == ReportServerId::STRICT_TIMES });
+                source.connects_from(conn.peer().ip());
+                let strict = flag == ReportServerId::STRICT_TIMES;
+                *pusher = Some(Pusher { source: Some(source), first: true, strict });
             }
             Command::SyncCreateFile => self.take_file(conn, flag, false, from).await?,
             Command::SyncUpdateFile => self.take_file(conn, flag, true, from).await?,
@@ -133,9 +148,10 @@ impl Service {
     /// The change is here, by this push or by an earlier one. The times of what is changed often run ahead of the
     /// clock: these tell nothing of other files.
     fn has(&self, origin: Origins<'_>) {
-        if let Some(source) = origin.pusher.and_then(|pusher| pusher.source.as_ref())
-            && !(origin.ahead && i64::from(origin.timestamp) > clock::now())
-        {
+        let Some(source) = origin.source() else { return };
+        source.ends(origin.name);
+        let first = origin.pusher.is_some_and(|pusher| pusher.first);
+        if first && !(runs_ahead(origin.name) && i64::from(origin.timestamp) > clock::now()) {
             self.synced.applied(source, origin.timestamp, clock::now());
         }
     }
@@ -178,7 +194,7 @@ impl Service {
     async fn take_link(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
         let request = self.two_names(conn).await?;
         let (place, target) = (self.place(&request.name)?, self.place(&request.other)?);
-        let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
+        let origin = Origins::new(&request.name, request.timestamp, pusher);
         let line = origin.line(Change::Link { source: Some(canonical(&request.other)?) }, &request.name)?;
         let _held = self.hold_for_push(conn, &request.name).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();

@@ -32,9 +32,8 @@ use crate::report::session::Cluster;
 /// Lanes carry changes in any order within this time, and clocks of writers differ a little.
 const SLACK: i64 = 60;
 
-/// Where nothing is known of a member, what is older than this is taken to be everywhere; as FastDFS's trackers do. And no
-/// clock that is heard of is ahead by more.
-const LONGEST_DELAY: i64 = 86_400;
+/// No clock that is heard of is ahead or behind by more.
+const CLOCKS: i64 = 86_400;
 
 /// The last time that a record can have.
 const END_OF_TIME: i64 = u32::MAX as i64;
@@ -129,7 +128,7 @@ impl Lost {
                 let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".lost"));
                 let Some(id) = id.and_then(|id| id.parse().ok()) else { continue };
                 // A note that makes no sense, of a full disk perhaps, is one all the same.
-                found.push((id, read(&path).unwrap_or_else(|| in_question(None, clock::now()))));
+                found.push((id, read(&path).unwrap_or_else(|| in_question(None, 0, clock::now()))));
             }
             found.sort_unstable();
             Ok(found)
@@ -157,15 +156,16 @@ impl Lost {
 fn read(path: &Path) -> Option<Span> {
     let text = std::fs::read_to_string(path).ok()?;
     let value = |key| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')?.parse().ok());
-    Some(Span { since: value("since")?, until: value("until")? })
+    let time = |key| value(key).map(|time: i64| time.clamp(-END_OF_TIME, 2 * END_OF_TIME));
+    Some(Span { since: time("since")?, until: time("until")? })
 }
 
-/// When a member made what may not have come here, as far as is known: from what came last until now, if its clock was not
-/// ahead.
-fn in_question(last: Option<RangeInclusive<i64>>, now: i64) -> Span {
+/// When a member made what may not have come here, as far as is known: from what came last, or since there is this storage,
+/// until now, if its clock was not ahead.
+fn in_question(last: Option<RangeInclusive<i64>>, birth: i64, now: i64) -> Span {
     match last {
         Some(last) => Span { since: last.start() - SLACK, until: now.max(*last.end()) + SLACK },
-        None => Span { since: now - LONGEST_DELAY, until: now + LONGEST_DELAY },
+        None => Span { since: birth - CLOCKS, until: now + CLOCKS },
     }
 }
 
@@ -187,9 +187,14 @@ impl Cluster {
     /// As [`Lost::note`].
     pub async fn member_lost(&self, id: StorageId) -> io::Result<()> {
         self.end_life(&id);
-        let span = in_question(self.service.synced.last(&id), clock::now());
+        let span = self.in_question(&id, clock::now());
         self.service.lost.hear_of_end(id, span.until);
         self.note_lost(id, span).await
+    }
+
+    fn in_question(&self, id: &StorageId, now: i64) -> Span {
+        let synced = &self.service.synced;
+        in_question(synced.last(id), synced.birth(), now)
     }
 
     async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
@@ -219,14 +224,14 @@ impl Cluster {
         }
         let known = self.service.lost.known(id).await?;
         let now = clock::now();
-        let seen = in_question(self.service.synced.last(&id), now);
+        let seen = self.in_question(&id, now);
         // Who lost everything asks for everything, and so says nothing of when it was lost.
         let told = match compare.sender == id {
             true if known.is_some() => return Ok(()),
             true => seen,
             false => {
                 let since = if own { known.unwrap_or(seen).since } else { compare.since.clamp(0, now) };
-                Span { since, until: compare.until.clamp(0, now + LONGEST_DELAY) }
+                Span { since, until: compare.until.clamp(0, now + CLOCKS) }
             }
         };
         // Perhaps it was lost again, within the time that clocks may differ: whoever asks gets all that comes until now.
@@ -390,9 +395,11 @@ mod tests {
     fn what_is_in_question() {
         let now = 1_000_000;
         let span = |since, until| Span { since: since - SLACK, until: until + SLACK };
-        assert_eq!(in_question(None, now), Span { since: now - LONGEST_DELAY, until: now + LONGEST_DELAY });
-        assert_eq!(in_question(Some(now - 5..=now - 3), now), span(now - 5, now));
-        assert_eq!(in_question(Some(now - 5..=now + 3), now), span(now - 5, now + 3), "its clock was ahead");
+        let birth = now - 100_000;
+        let question = |last| in_question(last, birth, now);
+        assert_eq!(question(None), Span { since: birth - CLOCKS, until: now + CLOCKS });
+        assert_eq!(question(Some(now - 5..=now - 3)), span(now - 5, now));
+        assert_eq!(question(Some(now - 5..=now + 3)), span(now - 5, now + 3), "its clock was ahead");
     }
 
     #[test]

@@ -148,6 +148,43 @@ fn what_a_member_sent_before_it_lost_its_disks_is_not_taken_any_more() {
 }
 
 #[test]
+fn what_was_not_taken_stays_in_question_until_it_comes() {
+    let mut group = Group::with(1);
+    group.wait_active(0);
+    let name = group.client(0).upload(b"hello", "txt");
+    let timestamp = name.block().unwrap().timestamp;
+    let head = SyncFileHead { size: 5, timestamp, group: crate::common::group(), name };
+    // What comes over the further connections of a member, too.
+    let push = |group: &Group| {
+        let mut id = Vec::new();
+        ReportServerId { id: "10.0.0.9".parse().unwrap() }.encode(&mut id);
+        let (mut first, mut further) = (group.client(0), group.client(0));
+        assert_eq!(first.raw(Command::ReportServerId.code(), ReportServerId::STRICT_TIMES, &id).status, 0);
+        assert_eq!(further.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
+        further.ask(Command::SyncUpdateFile, &head, b"hello").status
+    };
+    let in_question = |group: &Group| {
+        let saved = std::fs::read_to_string(group.members[0].config.base_path.join("data/sync/synced.dat")).unwrap();
+        saved.lines().filter(|line| line.starts_with("missed ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let dir = group.members[0].config.base_path.join("data").join(name.true_name());
+    let dir = dir.parent().unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::write(dir, "in the way").unwrap();
+    assert_ne!(push(&group), 0);
+    for _ in 0..2 {
+        group.stop(0);
+        assert_eq!(in_question(&group), [format!("missed 10.0.0.9 {timestamp} {name}")]);
+        std::fs::remove_file(dir).and_then(|()| std::fs::create_dir(dir)).unwrap_or(());
+        group.start(0);
+        group.wait_active(0);
+    }
+    assert_eq!(push(&group), 0);
+    group.stop(0);
+    assert_eq!(in_question(&group), Vec::<String>::new());
+}
+
+#[test]
 fn of_two_that_were_made_at_once_all_get_the_same_though_their_makers_are_lost() {
     let mut group = Group::with(2);
     (0..2).for_each(|i| group.wait_active(i));

@@ -5,7 +5,7 @@ use fdfs_protocol::peer::replica::SyncDelete;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::debug;
 
-use super::{Origins, THEIR_CLOCK, runs_ahead};
+use super::{Origins, THEIR_CLOCK};
 use crate::net::Conn;
 use crate::serve::{Done, Pusher, Service};
 
@@ -14,7 +14,7 @@ impl Service {
         let request = self.message(conn, SyncDelete::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
+        let origin = Origins::new(&request.name, request.timestamp, pusher);
         let line = origin.line(Change::Delete, &request.name)?;
         let mut held = self.hold_for_push(conn, &request.name).await?;
         held.set_sum(None);

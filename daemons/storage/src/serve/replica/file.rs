@@ -13,7 +13,7 @@ use fdfs_protocol::peer::replica::SyncFileHead;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use super::{Origins, runs_ahead};
+use super::Origins;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
@@ -75,7 +75,7 @@ impl Service {
         conn.consume(len);
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
-        let origin = Origins { timestamp: head.timestamp, ahead: runs_ahead(&head.name), pusher: from };
+        let origin = Origins::new(&head.name, head.timestamp, from);
         let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
         let push = Push { head: &head, replace, place: &place, origin, line: &line };
         if !with_content {

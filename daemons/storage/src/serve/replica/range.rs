@@ -11,7 +11,7 @@ use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Origins, THEIR_CLOCK, fetch, runs_ahead};
+use super::{Origins, THEIR_CLOCK, fetch};
 use crate::blocking;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
@@ -33,7 +33,7 @@ impl Service {
         self.own_group(&head.group)?;
         let place = self.place(&head.name)?;
         let end = head.offset.checked_add(head.len).filter(|&end| end <= i64::MAX as u64).ok_or(Status::EINVAL)?;
-        let origin = Origins { timestamp: head.timestamp, ahead: runs_ahead(&head.name), pusher };
+        let origin = Origins::new(&head.name, head.timestamp, pusher);
         let change = match modify {
             true => Change::Modify { offset: head.offset, len: head.len },
             false => Change::Append { offset: head.offset, len: head.len },
@@ -129,7 +129,7 @@ impl Service {
         let request = self.message(conn, SyncTruncate::decode).await?;
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
-        let origin = Origins { timestamp: request.timestamp, ahead: runs_ahead(&request.name), pusher };
+        let origin = Origins::new(&request.name, request.timestamp, pusher);
         let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
         let began = Instant::now();
         let mut held = self.hold_for_push(conn, &request.name).await?;

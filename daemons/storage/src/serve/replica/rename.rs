@@ -19,7 +19,7 @@ impl Service {
         if new.index != old.index || request.name.true_name() == request.other.true_name() {
             return Err(Status::EINVAL.into());
         }
-        let origin = Origins { timestamp: request.timestamp, ahead: false, pusher };
+        let origin = Origins::new(&request.name, request.timestamp, pusher);
         let line = origin.line(Change::Rename { old: canonical(&request.other)? }, &request.name)?;
         let began = Instant::now();
         let mut held = self.hold_for_push(conn, &request.other).await?;
