@@ -226,6 +226,30 @@ fn of_an_appender_with_appends_of_one_second_all_keep_the_last_one() {
 }
 
 #[test]
+fn of_an_appender_that_two_changed_at_once_all_keep_the_same_one() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    // Whichever of them is pushed last, and pushed by both.
+    let contents = [&b"one"[..], b"two"];
+    for pushers in [&[0][..], &[1], &[0, 1]] {
+        let name = group.client(0).upload_appender(b"old", "log");
+        group.converge("before");
+        let timestamp = name.block().unwrap().timestamp + 10;
+        for (member, content) in contents.into_iter().enumerate() {
+            group.stop(member);
+            group.put(member, &name, content, UNIX_EPOCH + Duration::from_secs(timestamp.into()));
+        }
+        for from in pushers {
+            std::fs::write(group.aside(*from, 1 - from), format!("{timestamp} U {name}\n")).unwrap();
+        }
+        (0..2).for_each(|i| group.start(i));
+        group.converge("the greater checksum stays");
+        let greater = contents.into_iter().max_by_key(|content| crc32fast::hash(content)).unwrap();
+        assert_eq!(group.client(0).content(&name), greater, "pushed by {pushers:?}");
+    }
+}
+
+#[test]
 fn a_lost_member_gets_what_its_source_never_had() {
     let mut group = Group::with(3);
     (0..3).for_each(|i| group.wait_active(i));

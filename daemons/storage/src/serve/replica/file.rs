@@ -151,14 +151,26 @@ impl Service {
     ) -> Result<Option<Instead>, Refusal> {
         let Push { head, place, .. } = push;
         let Some(here) = push.tied() else { return Ok(None) };
-        if !push.is_renewable() {
-            // Of one file's appends the sizes tell which came last: here is one that the pusher had not got yet.
-            let more = push.replace && is_appender(&head.name) && push.origin.is_strict() && here.size > head.size;
-            return Ok(more.then_some(Instead::Other));
+        let whole = push.replace && is_appender(&head.name) && push.origin.is_strict();
+        if !push.is_renewable() && !whole {
+            return Ok(None);
         }
-        let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
-        let crc32 = self.checksum_soon(patience, file, here.size).await?;
-        Ok(match (here.size, crc32).cmp(&(head.size, pushed.clone().finalize())) {
+        let look = async || {
+            let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
+            self.checksum_soon(patience, file, here.size).await
+        };
+        // Of one file's appends the sizes tell which came last: here may be one that the pusher had not got yet. Other changes
+        // have different times, so that with the same size these are two that no one member has seen both of.
+        let order = match here.size.cmp(&head.size) {
+            Ordering::Equal => match look().await {
+                Ok(crc32) => crc32.cmp(&pushed.clone().finalize()),
+                // What takes too long to look at is replaced: it may be the same.
+                Err(Status::EAGAIN) if !push.is_renewable() => Ordering::Less,
+                Err(status) => return Err(status.into()),
+            },
+            order => order,
+        };
+        Ok(match order {
             Ordering::Equal if !push.replace => Some(Instead::Same),
             Ordering::Greater if push.origin.is_strict() => Some(Instead::Other),
             _ => None,
