@@ -2,7 +2,8 @@
 //! it may have.
 //!
 //! A file that may be changed is not judged if two members took changes of it from clients: each is then ahead of the
-//! other, and what comes of that is not promised, as in FastDFS. Nor is one that a kill may have left with part of a long
+//! other, and what comes of that is not promised, as in FastDFS. So it is if one member took changes, lost its disks, and
+//! took another before it had got the first ones back. Nor is one that a kill may have left with part of a long
 //! change, nor the metadata of one that was removed: who removes a file knows only the metadata that it has.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,29 +89,45 @@ fn judge(file: &File, held: &Files, disputed: &BTreeSet<String>) -> Option<Strin
     (!file.may_have(&metadata)).then(|| format!("{described} is {metadata:?}, may be {:?}", file.states[0].metadata))
 }
 
-/// Names of appenders and metadata whose changes two members took from clients.
+/// Names of appenders and metadata whose changes two members took from clients, or one that had lost its disks and did not
+/// know of all that it had taken before: whoever could have told was away.
 fn disputed<'a>(members: &[&'a StorageHost]) -> anyhow::Result<BTreeSet<String>> {
     let mut takers: BTreeMap<String, BTreeSet<&'a str>> = BTreeMap::new();
-    let all = |member: &&'a StorageHost| {
-        let bases = std::iter::once(member.base.clone()).chain(member.lost());
-        bases.map(|base| (member.name.as_str(), base)).collect::<Vec<_>>()
-    };
-    for (member, base) in members.iter().flat_map(all) {
-        let path = base.join("data/sync/binlog.000");
-        let text = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other.with_context(|| format!("cannot read {}", path.display()))?,
-        };
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            let Ok(record) = Record::parse(line) else { continue };
-            let mutable =
-                record.name.as_str().ends_with("-m") || !record.name.kind().is_ok_and(|kind| kind.is_normal());
-            if record.origin == Origin::Client && mutable {
-                takers.entry(record.name.to_string()).or_default().insert(member);
+    let mut forgotten = BTreeSet::new();
+    for member in members {
+        // When the last change was taken in an earlier life.
+        let mut taken: BTreeMap<String, u32> = BTreeMap::new();
+        for base in member.lost().chain([member.base.clone()]) {
+            let before = taken.clone();
+            let mut known: BTreeMap<String, u32> = BTreeMap::new();
+            for record in mutable_records(&base)? {
+                let name = record.name.to_string();
+                let now = known.entry(name.clone()).or_default();
+                if record.origin == Origin::Client {
+                    if before.get(&name).is_some_and(|last| *now < *last) {
+                        forgotten.insert(name.clone());
+                    }
+                    takers.entry(name.clone()).or_default().insert(&member.name);
+                    taken.insert(name, record.timestamp);
+                }
+                *now = record.timestamp.max(*now);
             }
         }
     }
-    Ok(takers.into_iter().filter(|(_, by)| by.len() > 1).map(|(name, _)| name).collect())
+    forgotten.extend(takers.into_iter().filter(|(_, by)| by.len() > 1).map(|(name, _)| name));
+    Ok(forgotten)
+}
+
+/// What a binlog tells of appenders and metadata.
+fn mutable_records(base: &Path) -> anyhow::Result<Vec<Record>> {
+    let path = base.join("data/sync/binlog.000");
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let records = text.split_inclusive(|byte| *byte == b'\n').filter_map(|line| Record::parse(line).ok());
+    let mutable = |record: &Record| record.name.is_metadata() || !record.name.kind().is_ok_and(|kind| kind.is_normal());
+    Ok(records.filter(mutable).collect())
 }
 
 fn files(base: &Path) -> anyhow::Result<Files> {
