@@ -206,7 +206,8 @@ impl Backend {
     pub fn probe(&self) -> Option<String> {
         if self.embedded.is_none() {
             tracing::warn!(
-                "this cluster offers no way to force content to its disks: fsync waits for its acknowledgement only"
+                "fsync waits for the storages' acknowledgement: content is on their disks then only if storage.conf has \
+                 fsync_before_ack = always, which this mount cannot see"
             );
         }
         let no_answer = "the cluster does not answer now; contents cannot be read or stored until it does";

@@ -362,6 +362,20 @@ fn monitor() {
 }
 
 #[test]
+fn the_monitor_goes_on_to_the_next_tracker_unless_one_was_named() {
+    let cluster = Cluster::start();
+    let tracker = cluster.tracker.as_ref().unwrap().addr();
+    let trackers = ["127.0.0.9:1".to_owned(), tracker.to_string()];
+    fs::write(&cluster.config, trackers.map(|addr| format!("tracker_server = {addr}\n")).concat()).unwrap();
+    // It begins with any of them.
+    for _ in 0..10 {
+        let text = stdout(&cluster.run("fdfs_monitor", &[]));
+        assert!(text.contains(&format!("\ntracker server is {tracker}\n\ngroup count: 1\n")), "{text}");
+    }
+    assert_eq!(code(&cluster.run("fdfs_monitor", &[&"-h", &"127.0.0.9:1"])), 111);
+}
+
+#[test]
 fn what_one_tracker_never_heard_of_is_deleted_at_the_other() {
     let mut cluster = Cluster::start();
     let base = cluster.path("another");

@@ -263,10 +263,10 @@ pub async fn attend(cluster: Arc<Cluster>) {
         asking.progress.retain(|(id, span, _), _| noted.contains(&(*id, *span)));
         let (mut failed, mut again) = (false, false);
         for (id, span) in &noted {
-            // What its source is about to push, nobody else need.
-            if *id == cluster.identity.id && !cluster.service.active.get() {
+            // What its source is about to push, nobody else need, whoever was lost.
+            if !cluster.service.active.get() {
                 failed = true;
-                continue;
+                break;
             }
             // Just started, this storage knows no member yet, not even itself.
             let (nobody, others): (bool, Vec<(StorageId, Member)>) = {

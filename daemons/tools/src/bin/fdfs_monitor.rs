@@ -61,15 +61,19 @@ const WHAT: &str = "query tracker fail";
 async fn show(args: Args) -> Result<(), Failure> {
     let config = fdfs_tools::config(&args.config_file)?;
     let count = config.trackers.len();
-    let index = match &args.tracker {
-        // Any number will do to spread the load.
-        None => RandomState::new().hash_one(0) as usize % count,
-        Some(text) => index_of(&config.trackers, text).await?,
+    let (index, mut trackers) = match &args.tracker {
+        // Any number will do to spread the load; the others are for when it is away.
+        None => (RandomState::new().hash_one(0) as usize % count, config.trackers.clone()),
+        Some(text) => {
+            let index = index_of(&config.trackers, text).await?;
+            (index, vec![config.trackers[index].clone()])
+        }
     };
-    let tracker = config.trackers[index].clone();
+    let first = index % trackers.len();
+    trackers.rotate_left(first);
     let client = Client::new(config);
     print_line(format_args!("tracker server count={count}, current server index={index}"))?;
-    let addr = reachable(&client, &tracker).await?;
+    let addr = reachable(&client, &trackers).await?;
     print_line(format_args!("\ntracker server is {addr}\n"))?;
     match args.command.unwrap_or(Task::List { group_name: None }) {
         Task::List { group_name } => list(&client, addr, group_name.as_deref()).await,
@@ -90,17 +94,22 @@ async fn index_of(trackers: &[ServerAddress], text: &str) -> Result<usize, Failu
         .ok_or_else(unknown)
 }
 
-/// The first address of the tracker that answers.
-async fn reachable(client: &Client, tracker: &ServerAddress) -> Result<SocketAddr, Failure> {
-    let addrs = tracker
-        .resolve()
-        .await
-        .map_err(|error| Failure::new(WHAT, libc::EHOSTUNREACH, format!("cannot resolve {tracker}: {error}")))?;
-    let mut last = Failure::new(WHAT, libc::EHOSTUNREACH, format!("{tracker} has no address"));
-    for addr in addrs {
-        match client.tracker(addr).active_test().await {
-            Ok(()) => return Ok(addr),
-            Err(error) => last = Failure::of(WHAT, &error),
+/// The first address of these trackers that answers.
+async fn reachable(client: &Client, trackers: &[ServerAddress]) -> Result<SocketAddr, Failure> {
+    let mut last = Failure::new(WHAT, libc::EHOSTUNREACH, "no tracker has an address");
+    for tracker in trackers {
+        let addrs = match tracker.resolve().await {
+            Ok(addrs) => addrs,
+            Err(error) => {
+                last = Failure::new(WHAT, libc::EHOSTUNREACH, format!("cannot resolve {tracker}: {error}"));
+                continue;
+            }
+        };
+        for addr in addrs {
+            match client.tracker(addr).active_test().await {
+                Ok(()) => return Ok(addr),
+                Err(error) => last = Failure::of(WHAT, &error),
+            }
         }
     }
     Err(last)
