@@ -172,6 +172,19 @@ pub(crate) async fn find_good<R: Remote>(
     good.ok_or_else(|| none_is_good(file_id, bad, unseen))
 }
 
+/// What is to be said when those that were asked for a part had less than it should be: that the content is lost, if not one
+/// copy is as long as it was.
+pub(crate) async fn looked_up<R: Remote>(open: &Open<R>, error: ContentError) -> ContentError {
+    let (size, file_id) = (open.object.size, &open.object.file_id);
+    if !matches!(error, ContentError::Corrupt(_)) {
+        return error;
+    }
+    match find_good(&*open.readers.remote, file_id, size - 1..size, |_| true).await {
+        Err(lost) if lost.is_loss() => lost,
+        _ => error,
+    }
+}
+
 /// A copy could not be looked at; one that is not there need not be.
 fn not_seen(
     before: Option<ContentError>,

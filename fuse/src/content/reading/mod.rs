@@ -212,7 +212,7 @@ impl<R: Remote> ObjectReader<R> {
         self.open.readers.runtime.spawn(async move {
             match open.readers.remote.read(&open.object.file_id, range).await {
                 Ok(bytes) => done(Ok(&bytes)),
-                Err(error) => done(Err(error)),
+                Err(error) => done(Err(check::looked_up(&open, error).await)),
             }
         });
     }

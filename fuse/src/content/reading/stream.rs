@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::Open;
 use super::buffers::{Buffer, Grant};
-use super::check::{Checked, find_good};
+use super::check::{Checked, looked_up};
 use crate::content::remote::{Download, Remote};
 use crate::content::{ContentError, ReadDone};
 
@@ -238,21 +238,11 @@ fn give(chunks: &[Arc<Chunk>], range: &Range<u64>, done: ReadDone) {
 /// [checked](super::check), as far as it can be.
 pub(crate) async fn produce<R: Remote>(stream: &Stream, open: &Open<R>) {
     if let Err(error) = fetch_all(stream, open).await {
-        let error = if matches!(error, ContentError::Corrupt(_)) { cut_short(open, error).await } else { error };
+        let error = looked_up(open, error).await;
         if matches!(error, ContentError::Corrupt(_) | ContentError::Damaged(_)) {
             let _ = open.damaged.set(error.clone());
         }
         stream.fail(&error);
-    }
-}
-
-/// What is to be said of a content of which those that were asked have not all: that nobody has, if not one copy is as
-/// long as it should be.
-async fn cut_short<R: Remote>(open: &Open<R>, error: ContentError) -> ContentError {
-    let (size, file_id) = (open.object.size, &open.object.file_id);
-    match find_good(&*open.readers.remote, file_id, size - 1..size, |_| true).await {
-        Err(lost) if lost.is_loss() => lost,
-        _ => error,
     }
 }
 

@@ -130,5 +130,8 @@ fn what_is_cut_short_wherever_it_is_is_lost() {
         remote.state.lock().short.insert(copy(2), size as u64 / 2);
         let error = read_on(&store, &object, 0, 200).unwrap_err();
         assert!(matches!(error, ContentError::Damaged(_)) && error.is_loss(), "{error}");
+        // Also out of sequence.
+        let error = read(&*store.open(&object), size as u64 - 10, 10).unwrap_err();
+        assert!(error.is_loss(), "{error}");
     }
 }
