@@ -53,6 +53,16 @@ struct Times {
 }
 
 impl Times {
+    fn miss(&mut self, name: &RemoteName, made: i64) {
+        if let Some(before) = self.missed.get_mut(name) {
+            *before = made.min(*before);
+        } else if self.missed.len() < MAX_MISSED {
+            self.missed.insert(*name, made);
+        } else {
+            self.missed_too = self.missed_too.into_iter().chain([made]).min();
+        }
+    }
+
     /// When the first change was made that may be missing here, although the source has gone on.
     fn first_missed(&self) -> Option<i64> {
         self.missed.values().copied().chain(self.missed_too).min()
@@ -67,15 +77,7 @@ impl Source {
 
     /// A change made at `timestamp` has begun to come, `now`: it counts as missed until it is [applied](Synced::applied).
     pub fn begins(&self, name: &RemoteName, timestamp: u32, now: i64) {
-        let made = now.min(timestamp.into());
-        let mut times = self.0.lock();
-        if let Some(before) = times.missed.get_mut(name) {
-            *before = made.min(*before);
-        } else if times.missed.len() < MAX_MISSED {
-            times.missed.insert(*name, made);
-        } else {
-            times.missed_too = times.missed_too.into_iter().chain([made]).min();
-        }
+        self.0.lock().miss(name, now.min(timestamp.into()));
     }
 
     /// The change is here, or what came after it; its time says nothing of other files.
@@ -105,23 +107,19 @@ impl Synced {
     }
 
     fn parse(text: &str) -> Option<Synced> {
+        let time = |text: &str| text.parse::<u32>().ok();
         let mut lines = text.lines();
-        let synced = Synced::new(lines.next()?.strip_prefix("birth ")?.parse().ok()?);
+        let synced = Synced::new(time(lines.next()?.strip_prefix("birth ")?)?.into());
         for line in lines {
             let fields: Vec<_> = line.split(' ').collect();
+            let source = synced.source(fields.get(1)?.parse().ok()?)?;
+            let mut times = source.0.lock();
             match fields[..] {
-                ["source", id, until, last, heard] => {
-                    let source = synced.source(id.parse().ok()?)?;
-                    let mut times = source.0.lock();
-                    times.until = until.parse().ok()?;
-                    times.last = last.parse().ok()?;
-                    times.heard = heard.parse().ok()?;
+                ["source", _, until, last, heard] => {
+                    (times.until, times.last, times.heard) = (time(until)?, time(last)?, time(heard)?.into());
                 }
-                ["missed", id, made, name] => {
-                    let source = synced.source(id.parse().ok()?)?;
-                    source.0.lock().missed.insert(name.parse().ok()?, made.parse().ok()?);
-                }
-                ["missed", id, made] => synced.source(id.parse().ok()?)?.0.lock().missed_too = Some(made.parse().ok()?),
+                ["missed", _, made, name] => times.miss(&name.parse().ok()?, time(made)?.into()),
+                ["missed", _, made] => times.missed_too = Some(time(made)?.into()),
                 _ => return None,
             }
         }
@@ -257,7 +255,7 @@ mod tests {
         assert_eq!(Synced::parse(&text).unwrap().to_text(), text);
 
         // Damaged: nothing is known.
-        for damaged in [&text[..text.len() - 3], "birth", "", "birth 7\nsource 10.0.0.1 1 2 x\n"] {
+        for damaged in [&text[..text.len() - 3], "birth", "", "birth 7\nsource 10.0.0.1 1 2 -9223372036854775808\n"] {
             std::fs::write(&path, damaged).unwrap();
             let synced = Synced::load(&path, Some(5)).unwrap();
             assert!(synced.birth() == 0 || synced.last(&a).unwrap().start() < &50, "{damaged}");

@@ -20,6 +20,7 @@ use crate::clock;
 use crate::clock::seconds;
 use crate::disk::dir;
 use crate::disk::pending::Kind;
+use crate::names::Held;
 use crate::net::Conn;
 use crate::thread;
 
@@ -113,6 +114,23 @@ impl Service {
     /// As [`checksum`]; `EAGAIN` also when it takes longer than `patience`.
     pub(super) async fn checksum_soon(&self, patience: Duration, file: File, size: u64) -> Result<u32, Status> {
         tokio::time::timeout(patience, checksum(file, size, patience)).await.unwrap_or(Err(Status::EAGAIN))
+    }
+
+    /// The same of a file whose name is held: known already, if it was appended to here.
+    ///
+    /// # Errors
+    /// As [`Service::checksum_soon`].
+    pub(super) async fn checksum_held(
+        &self,
+        held: &Held<'_>,
+        patience: Duration,
+        file: File,
+        size: u64,
+    ) -> Result<u32, Status> {
+        match held.sum(size) {
+            Some(sum) => Ok(sum.hasher.finalize()),
+            None => self.checksum_soon(patience, file, size).await,
+        }
     }
 
     /// Has the members get the metadata of an appender again: where it had its new name already they removed it.

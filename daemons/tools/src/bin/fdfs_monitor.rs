@@ -61,16 +61,14 @@ const WHAT: &str = "query tracker fail";
 async fn show(args: Args) -> Result<(), Failure> {
     let config = fdfs_tools::config(&args.config_file)?;
     let count = config.trackers.len();
-    let (index, mut trackers) = match &args.tracker {
+    let (index, tried) = match &args.tracker {
         // Any number will do to spread the load; the others are for when it is away.
-        None => (RandomState::new().hash_one(0) as usize % count, config.trackers.clone()),
-        Some(text) => {
-            let index = index_of(&config.trackers, text).await?;
-            (index, vec![config.trackers[index].clone()])
-        }
+        None => (RandomState::new().hash_one(0) as usize % count, count),
+        Some(text) => (index_of(&config.trackers, text).await?, 1),
     };
-    let first = index % trackers.len();
-    trackers.rotate_left(first);
+    let mut trackers = config.trackers.clone();
+    trackers.rotate_left(index);
+    trackers.truncate(tried);
     let client = Client::new(config);
     print_line(format_args!("tracker server count={count}, current server index={index}"))?;
     let addr = reachable(&client, &trackers).await?;

@@ -17,7 +17,7 @@ use super::Origins;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
-use crate::names::Sum;
+use crate::names::{Held, Sum};
 use crate::net::Conn;
 use crate::serve::info::{has_sum, is_appender};
 use crate::serve::record::Line;
@@ -98,7 +98,7 @@ impl Service {
             return self.not_taken(conn, &push, Instead::Later).await;
         }
         let patience = self.settings.patience().saturating_sub(began.elapsed());
-        if let Some(instead) = self.made_at_once(&push, &hasher, patience).await? {
+        if let Some(instead) = self.made_at_once(&push, &hasher, &held, patience).await? {
             return self.not_taken(conn, &push, instead).await;
         }
         self.not_lost(conn, &head.name)?;
@@ -147,6 +147,7 @@ impl Service {
         &self,
         push: &Push<'_>,
         pushed: &Hasher,
+        held: &Held<'_>,
         patience: Duration,
     ) -> Result<Option<Instead>, Refusal> {
         let Push { head, place, .. } = push;
@@ -157,7 +158,7 @@ impl Service {
         }
         let look = async || {
             let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
-            self.checksum_soon(patience, file, here.size).await
+            self.checksum_held(held, patience, file, here.size).await
         };
         // Of one file's appends the sizes tell which came last: here may be one that the pusher had not got yet. Other changes
         // have different times, so that with the same size these are two that no one member has seen both of.

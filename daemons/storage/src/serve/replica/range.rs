@@ -134,7 +134,7 @@ impl Service {
         let began = Instant::now();
         let mut held = self.hold_for_push(conn, &request.name).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
-            Err(Status::EISDIR) => return Err(Status::EEXIST.into()),
+            Err(Status::EISDIR) => return self.overtaken(conn, origin, Status::EEXIST).await,
             other => other?,
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;

@@ -83,14 +83,8 @@ impl Service {
         if told.size.size() != Some(meta.size) {
             return Ok(true);
         }
-        let crc32 = match held.sum(meta.size) {
-            Some(sum) => sum.hasher.finalize(),
-            None => {
-                let patience = self.settings.patience().saturating_sub(began.elapsed());
-                self.checksum_soon(patience, file, meta.size).await?
-            }
-        };
-        Ok(crc32 != told.crc32)
+        let patience = self.settings.patience().saturating_sub(began.elapsed());
+        Ok(self.checksum_held(held, patience, file, meta.size).await? != told.crc32)
     }
 
     /// A file that was removed under its new name before that name came here: it goes under the old one.
