@@ -111,9 +111,22 @@ impl Group {
                 return all.into_iter().next().unwrap();
             }
             if Instant::now() > deadline {
+                // Of the first only: it is meant to be read.
+                let first = all
+                    .iter()
+                    .flat_map(BTreeMap::keys)
+                    .find(|&path| all.iter().any(|files| files.get(path) != all[0].get(path)));
+                let name = first.and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy();
                 for (i, files) in running.iter().zip(&all) {
-                    let sizes: Vec<_> = files.iter().map(|(n, c)| (n.display().to_string(), c.len())).collect();
-                    eprintln!("member {i}: {sizes:#?}\n{}", self.binlog(*i));
+                    let content =
+                        first.and_then(|path| files.get(path)).map(|content| content.escape_ascii().to_string());
+                    let records: String = self
+                        .binlog(*i)
+                        .lines()
+                        .filter(|line| line.contains(&*name))
+                        .map(|line| format!("  {line}\n"))
+                        .collect();
+                    eprintln!("member {i}: {name}: {:.200}\n{records}", content.unwrap_or("not there".to_owned()));
                 }
                 panic!("{what}: the members do not have the same files");
             }

@@ -1,7 +1,6 @@
 //! A member that loses its disks.
 
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
 
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::compare::SyncCompare;
@@ -182,71 +181,6 @@ fn what_was_not_taken_stays_in_question_until_it_comes() {
     assert_eq!(push(&group), 0);
     group.stop(0);
     assert_eq!(in_question(&group), Vec::<String>::new());
-}
-
-#[test]
-fn of_two_that_were_made_at_once_all_get_the_same_though_their_makers_are_lost() {
-    let mut group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    let name = group.client(0).upload(b"has metadata", "txt");
-    group.converge("before");
-    let metadata = name.metadata().unwrap();
-    let timestamp = name.block().unwrap().timestamp + 10;
-    for (member, content) in [(0, &b"a\x02less"[..]), (1, b"a\x02greater")] {
-        let mut lost = group.client(member);
-        assert_eq!(lost.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
-        let size = content.len() as u64;
-        let head = SyncFileHead { size, timestamp, group: crate::common::group(), name: metadata };
-        assert_eq!(lost.ask(Command::SyncCreateFile, &head, content).status, 0);
-    }
-    // As when those who compare find that this one lacks it.
-    group.stop(0);
-    std::fs::write(group.aside(0, 1), format!("{timestamp} U {metadata}\n")).unwrap();
-    group.start(0);
-    group.converge("the greater stays");
-    assert_eq!(group.files(0)[&Path::new("data").join(metadata.true_name())], b"a\x02greater");
-}
-
-#[test]
-fn of_an_appender_with_appends_of_one_second_all_keep_the_last_one() {
-    let mut group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    let name = group.client(0).upload_appender(b"one", "log");
-    group.converge("before");
-    // As when members compare while a third one, which takes appends, has pushed the second to one of them.
-    let timestamp = name.block().unwrap().timestamp + 10;
-    for (member, content) in [(0, &b"one"[..]), (1, b"one, two")] {
-        group.stop(member);
-        group.put(member, &name, content, UNIX_EPOCH + Duration::from_secs(timestamp.into()));
-    }
-    std::fs::write(group.aside(0, 1), format!("{timestamp} U {name}\n")).unwrap();
-    (0..2).for_each(|i| group.start(i));
-    group.converge("the longer stays");
-    assert_eq!(group.client(0).content(&name), b"one, two");
-}
-
-#[test]
-fn of_an_appender_that_two_changed_at_once_all_keep_the_same_one() {
-    let mut group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    // Whichever of them is pushed last, and pushed by both.
-    let contents = [&b"one"[..], b"two"];
-    for pushers in [&[0][..], &[1], &[0, 1]] {
-        let name = group.client(0).upload_appender(b"old", "log");
-        group.converge("before");
-        let timestamp = name.block().unwrap().timestamp + 10;
-        for (member, content) in contents.into_iter().enumerate() {
-            group.stop(member);
-            group.put(member, &name, content, UNIX_EPOCH + Duration::from_secs(timestamp.into()));
-        }
-        for from in pushers {
-            std::fs::write(group.aside(*from, 1 - from), format!("{timestamp} U {name}\n")).unwrap();
-        }
-        (0..2).for_each(|i| group.start(i));
-        group.converge("the greater checksum stays");
-        let greater = contents.into_iter().max_by_key(|content| crc32fast::hash(content)).unwrap();
-        assert_eq!(group.client(0).content(&name), greater, "pushed by {pushers:?}");
-    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod conflict;
 mod group;
 mod loss;
 mod promise;
@@ -13,13 +14,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Client, noise};
 use fdfs_protocol::file_id::{NameBlock, SizeField};
-use fdfs_protocol::peer::replica::{
-    ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
-};
+use fdfs_protocol::peer::replica::{SyncRangeHead, SyncTruncate, SyncTwoNames};
 use fdfs_protocol::peer::{ChangeStatus, JoinRequest};
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::storage::{AppendHead, MetadataMode};
-use fdfs_protocol::{Command, Encode, ExtName, Prefix, RemoteName, Status, StorageId, Version};
+use fdfs_protocol::{Command, ExtName, Prefix, RemoteName, Status, StorageId, Version};
 use fdfs_storage::disk::pending::{self, Pending};
 use group::Group;
 
@@ -274,99 +273,6 @@ fn a_name_that_is_set_aside_after_a_rename_may_be_given_back() {
 }
 
 /// The member that took the later change may be quicker to push it.
-#[test]
-fn a_change_that_comes_after_a_later_one_brings_the_whole_file() {
-    let mut group = Group::with(2);
-    (0..2).for_each(|i| group.wait_active(i));
-    let name = group.client(0).upload_appender(b"0123456789", "log");
-    group.converge("before");
-    let mut peer = group.client(1);
-    assert_eq!(peer.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
-    let mine = common::group();
-    let mut range = |command, offset: u64, timestamp: u32, content: &[u8]| {
-        let head = SyncRangeHead { offset, len: content.len() as u64, timestamp, group: mine, name };
-        peer.ask(command, &head, content).status
-    };
-    assert_eq!(range(Command::SyncModifyFile, 2, 1_900_000_000, b"later"), 0);
-    for (command, offset, content) in [
-        (Command::SyncModifyFile, 0, &b"x"[..]),
-        (Command::SyncAppendFile, 10, b"x"),
-        (Command::SyncAppendFile, 0, b"x"),
-    ] {
-        assert_eq!(range(command, offset, 1_899_999_999, content), Status::EAGAIN.0);
-    }
-    assert_eq!(range(Command::SyncModifyFile, 2, 1_900_000_000, b"later"), 0, "that one comes again");
-    let cut = SyncTruncate { old_size: 10, new_size: 5, timestamp: 1_899_999_999, group: mine, name };
-    assert_eq!(peer.ask(Command::SyncTruncateFile, &cut, b"").status, Status::EAGAIN.0);
-    // The other member has the earlier change, and is about to get the later one.
-    let mut set = |content: &[u8], time: u64, cause: Option<&str>| {
-        group.stop(0);
-        group.put(0, &name, content, UNIX_EPOCH + Duration::from_secs(time));
-        if let Some(cause) = cause {
-            std::fs::write(group.aside(0, 1), cause).unwrap();
-        }
-        group.start(0);
-        group.wait_active(0);
-        // What is due comes before this.
-        let new = group.client(0).upload(b"new", "txt");
-        let path = std::path::Path::new("data").join(new.true_name());
-        group.until("names set aside were tried", |group| group.files(1).contains_key(&path));
-    };
-    set(b"x123456789", 1_899_999_999, Some(&format!("1899999999 U {name}\n")));
-    set(b"x1later789", 1_900_000_000, None);
-    group.converge("after");
-    assert_eq!(group.client(1).content(&name), b"x1later789");
-}
-
-#[test]
-fn of_changes_at_the_same_time_all_members_keep_the_same_one() {
-    let group = Group::with(1);
-    group.wait_active(0);
-    let mut c = group.client(0);
-    let (timestamp, mine) = (1_900_000_000, common::group());
-    // Pushes that a member sees in some order: content, or a removal; and what it has then.
-    let mut pushed = |strict: bool, pushes: [Option<&[u8]>; 2], replace: bool| {
-        let name = c.upload(b"file", "txt").metadata().unwrap();
-        let mut peer = group.client(0);
-        // Over one of its further connections a member does not say who it is.
-        if strict && !replace {
-            assert_eq!(peer.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
-        }
-        let mut id = Vec::new();
-        ReportServerId { id: StorageId::new("10.0.0.9").unwrap() }.encode(&mut id);
-        let flag = if strict { ReportServerId::STRICT_TIMES } else { 0 };
-        if !strict || replace {
-            assert_eq!(peer.raw(Command::ReportServerId.code(), flag, &id).status, 0);
-        }
-        for push in pushes {
-            let status = match push {
-                Some(content) => {
-                    let head = SyncFileHead { size: content.len() as u64, timestamp, group: mine, name };
-                    peer.ask(if replace { Command::SyncUpdateFile } else { Command::SyncCreateFile }, &head, content)
-                        .status
-                }
-                None => peer.ask(Command::SyncDeleteFile, &SyncDelete { timestamp, group: mine, name }, b"").status,
-            };
-            // EAGAIN: what stays is owed to the pusher, and nobody pushes to this one.
-            let known = [Status::OK, Status::EEXIST, Status::ENOENT, Status::EAGAIN];
-            assert!(known.contains(&Status(status)), "{status}");
-        }
-        group.files(0).remove(&std::path::Path::new("data").join(name.true_name()))
-    };
-    let (one, two, long): (&[u8], &[u8], &[u8]) = (b"a\x021", b"a\x022", b"a\x02333");
-    for replace in [false, true] {
-        for [this, that] in [[one, two], [one, long], [two, long]] {
-            let here = pushed(true, [Some(this), Some(that)], replace);
-            assert!(here.is_some() && here == pushed(true, [Some(that), Some(this)], replace));
-            assert_eq!(pushed(false, [Some(that), Some(this)], replace).unwrap(), this, "FastDFS means the later one");
-        }
-        assert_eq!(pushed(true, [Some(one), None], replace).unwrap(), one);
-        assert_eq!(pushed(true, [None, Some(one)], replace).unwrap(), one);
-        assert_eq!(pushed(false, [Some(one), None], replace), None);
-        assert_eq!(pushed(false, [None, Some(one)], replace).unwrap(), one);
-    }
-}
-
 #[test]
 fn an_append_that_has_not_ended_is_not_pushed_with_the_file() {
     let mut group = Group::with(2);

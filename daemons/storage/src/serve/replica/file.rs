@@ -61,6 +61,16 @@ enum Instead {
     Other,
 }
 
+/// What becomes of the file that is here.
+enum AtOnce {
+    Stays(Instead),
+    /// What is pushed takes its place. `unheard`: members that hear from neither pusher nor maker may have what was here,
+    /// and get the other from this one.
+    Goes {
+        unheard: bool,
+    },
+}
+
 impl Service {
     pub(super) async fn take_file(&self, conn: &mut Conn<'_>, flag: u8, replace: bool, from: Option<&Pusher>) -> Done {
         let body = conn.body_left();
@@ -98,13 +108,18 @@ impl Service {
             return self.not_taken(conn, &push, Instead::Later).await;
         }
         let patience = self.settings.patience().saturating_sub(began.elapsed());
-        if let Some(instead) = self.made_at_once(&push, &hasher, &held, patience).await? {
-            return self.not_taken(conn, &push, instead).await;
-        }
+        let unheard = match self.made_at_once(&push, &hasher, &held, patience).await? {
+            AtOnce::Stays(instead) => return self.not_taken(conn, &push, instead).await,
+            AtOnce::Goes { unheard } => unheard,
+        };
         self.not_lost(conn, &head.name)?;
         let (file, fresh) = self.give_name(&push, incoming)?;
         held.set_sum(is_appender(&head.name).then_some(Sum { hasher, size: head.size }));
-        if let Err(status) = self.record_push(&line, !fresh) {
+        let recorded = match unheard {
+            true => self.record_done(head.timestamp.into(), Change::Update, &head.name).map(drop),
+            false => self.record_push(&line, !fresh),
+        };
+        if let Err(status) = recorded {
             if fresh {
                 warn_removed("a file without a record", &place.dir().full(&place.rel), place.dir().unlink(&place.rel));
             }
@@ -141,20 +156,19 @@ impl Service {
             })
     }
 
-    /// Of two files that members made at the same time all keep the same one: what stays here, if that is not what is
-    /// pushed.
+    /// Of two files that members made at the same time all keep the same one.
     async fn made_at_once(
         &self,
         push: &Push<'_>,
         pushed: &Hasher,
         held: &Held<'_>,
         patience: Duration,
-    ) -> Result<Option<Instead>, Refusal> {
+    ) -> Result<AtOnce, Refusal> {
         let Push { head, place, .. } = push;
-        let Some(here) = push.tied() else { return Ok(None) };
+        let Some(here) = push.tied() else { return Ok(AtOnce::Goes { unheard: false }) };
         let whole = push.replace && is_appender(&head.name) && push.origin.is_strict();
         if !push.is_renewable() && !whole {
-            return Ok(None);
+            return Ok(AtOnce::Goes { unheard: false });
         }
         let look = async || {
             let file = place.try_on("open", |p| p.dir().open_read(&p.rel))?;
@@ -166,15 +180,17 @@ impl Service {
             Ordering::Equal => match look().await {
                 Ok(crc32) => crc32.cmp(&pushed.clone().finalize()),
                 // What takes too long to look at is replaced: it may be the same.
-                Err(Status::EAGAIN) if !push.is_renewable() => Ordering::Less,
+                Err(Status::EAGAIN) if !push.is_renewable() => return Ok(AtOnce::Goes { unheard: false }),
                 Err(status) => return Err(status.into()),
             },
             order => order,
         };
         Ok(match order {
-            Ordering::Equal if !push.replace => Some(Instead::Same),
-            Ordering::Greater if push.origin.is_strict() => Some(Instead::Other),
-            _ => None,
+            Ordering::Equal if !push.replace => AtOnce::Stays(Instead::Same),
+            Ordering::Greater if push.origin.is_strict() => AtOnce::Stays(Instead::Other),
+            // Metadata and slaves go whole from their maker to all. Of an appender a third member has what its changes made of
+            // what it had.
+            order => AtOnce::Goes { unheard: whole && order == Ordering::Less },
         })
     }
 

@@ -58,9 +58,11 @@ impl Service {
         if modify && self.came_before(&line, &old, origin) {
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }
-        let late = self.is_out_of_turn(&old, origin);
+        let late = self.is_out_of_turn(&change, &old, origin);
         if !fits || late {
-            if !modify && old.size >= end && has_content(conn, file, head.offset).await? {
+            // A write that has come with the whole file is known, too.
+            let known = !modify || i64::from(origin.timestamp) == old.mtime;
+            if known && old.size >= end && has_content(conn, file, head.offset).await? {
                 return self.had(conn, origin, &place, Status::EEXIST).await;
             }
             if late {
@@ -113,16 +115,25 @@ impl Service {
         Ok(())
     }
 
-    /// Whether a write was made by an earlier push, and the file was changed again since.
+    /// Whether a write or a cut was made by an earlier push, and the file may have been changed again since. Of those of
+    /// FastDFS's storages two may look the same.
     fn came_before(&self, line: &Line, here: &Meta, origin: Origins<'_>) -> bool {
-        i64::from(origin.timestamp) < here.mtime && self.taken.has(line.as_bytes())
+        let made = i64::from(origin.timestamp);
+        (made < here.mtime || (made == here.mtime && origin.is_strict())) && self.taken.has(line.as_bytes())
     }
 
     /// Whether a change of an appender comes after one that another member made later, and perhaps knowing this one: that
     /// member was quicker to push. To make it now would be another file than the members have that saw both in their turn.
-    /// The pusher is told to come again, which it does with the whole file. FastDFS's storages make nothing of that.
-    fn is_out_of_turn(&self, here: &Meta, origin: Origins<'_>) -> bool {
-        origin.is_strict() && self.active.get() && i64::from(origin.timestamp) < here.mtime
+    /// So it is with one that was made at the same time, since writes and cuts come later than all that is known to who
+    /// makes them. The pusher is told to come again, which it does with the whole file. FastDFS's storages make nothing of
+    /// that.
+    fn is_out_of_turn(&self, change: &Change, here: &Meta, origin: Origins<'_>) -> bool {
+        let made = i64::from(origin.timestamp);
+        let late = match change {
+            Change::Append { .. } => made < here.mtime,
+            _ => made <= here.mtime,
+        };
+        late && origin.is_strict() && self.active.get()
     }
 
     pub(super) async fn take_truncate(&self, conn: &mut Conn<'_>, pusher: Option<&Pusher>) -> Done {
@@ -130,7 +141,8 @@ impl Service {
         self.own_group(&request.group)?;
         let place = self.place(&request.name)?;
         let origin = Origins::new(&request.name, request.timestamp, pusher);
-        let line = origin.line(Change::Truncate { old: request.old_size, new: request.new_size }, &request.name)?;
+        let change = Change::Truncate { old: request.old_size, new: request.new_size };
+        let line = origin.line(change, &request.name)?;
         let began = Instant::now();
         let mut held = self.hold_for_push(conn, &request.name).await?;
         let file = match place.try_on("open", |p| p.dir().open_write(&p.rel)) {
@@ -141,7 +153,7 @@ impl Service {
         // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
         // it was pushed. What is shorter lacks something. But old files come as they are now, before what made them so, and of
         // that FastDFS passes over what goes beyond their present end: they must not be cut on the way.
-        if old.is_file() && self.is_out_of_turn(&old, origin) && !self.came_before(&line, &old, origin) {
+        if old.is_file() && self.is_out_of_turn(&change, &old, origin) && !self.came_before(&line, &old, origin) {
             debug!("{}: was changed later here than it was cut to {} bytes", request.name, request.new_size);
             return Err(Status::EAGAIN.into());
         }
