@@ -492,14 +492,17 @@ async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mu
         }
         if now >= save_at {
             save_at = now + config.stat_save_interval;
-            save(config, service, &mut saved).await;
+            save(config, service, &mut saved).await.unwrap_or_else(|e| warn!("{e}"));
+        } else if service.synced.take_refused() {
+            // What keeps it from that, a full disk perhaps, is said when its time has come.
+            let _ = save(config, service, &mut saved).await;
         }
     }
-    save(config, service, &mut saved).await;
+    save(config, service, &mut saved).await.unwrap_or_else(|e| warn!("{e}"));
 }
 
 /// Writes the counters, and what came from whom, where they say something new.
-async fn save(config: &StorageConfig, service: &Service, saved: &mut [String; 2]) {
+async fn save(config: &StorageConfig, service: &Service, saved: &mut [String; 2]) -> std::io::Result<()> {
     let position = service.rotation.position();
     let stat = StorageStatFile {
         stat: service.counters.snapshot(),
@@ -511,10 +514,9 @@ async fn save(config: &StorageConfig, service: &Service, saved: &mut [String; 2]
     for ((path, text), saved) in files.into_iter().zip(saved) {
         if text != *saved {
             let new = text.clone();
-            match blocking::run(move || replace_file(&path, new.as_bytes())).await {
-                Ok(()) => *saved = text,
-                Err(e) => warn!("{e}"),
-            }
+            blocking::run(move || replace_file(&path, new.as_bytes())).await?;
+            *saved = text;
         }
     }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fdfs_protocol::{RemoteName, StorageId};
 use parking_lot::{Mutex, RwLock};
@@ -27,6 +27,8 @@ const MAX_MISSED: usize = 256;
 pub struct Synced {
     sources: RwLock<BTreeMap<StorageId, Source>>,
     applied: AtomicU64,
+    /// Something was refused since this was asked for the last time.
+    refused: AtomicBool,
     /// When this storage began to take changes, unix seconds.
     birth: i64,
 }
@@ -70,11 +72,6 @@ impl Times {
 }
 
 impl Source {
-    /// It has connected from here.
-    pub fn connects_from(&self, ip: IpAddr) {
-        self.0.lock().ip = Some(ip);
-    }
-
     /// A change made at `timestamp` has begun to come, `now`: it counts as missed until it is [applied](Synced::applied).
     pub fn begins(&self, name: &RemoteName, timestamp: u32, now: i64) {
         self.0.lock().miss(name, now.min(timestamp.into()));
@@ -89,7 +86,7 @@ impl Source {
 impl Synced {
     /// A storage that takes changes from `birth` on, unix seconds.
     pub fn new(birth: i64) -> Synced {
-        Synced { sources: RwLock::default(), applied: AtomicU64::new(0), birth }
+        Synced { sources: RwLock::default(), applied: AtomicU64::new(0), refused: AtomicBool::new(false), birth }
     }
 
     /// What was saved. Without that, `born` now if this storage is new.
@@ -112,7 +109,7 @@ impl Synced {
         let synced = Synced::new(time(lines.next()?.strip_prefix("birth ")?)?.into());
         for line in lines {
             let fields: Vec<_> = line.split(' ').collect();
-            let source = synced.source(fields.get(1)?.parse().ok()?)?;
+            let source = synced.source(fields.get(1)?.parse().ok()?);
             let mut times = source.0.lock();
             match fields[..] {
                 ["source", _, until, last, heard] => {
@@ -131,6 +128,9 @@ impl Synced {
         let mut text = format!("birth {}\n", self.birth);
         for (id, source) in &*self.sources.read() {
             let Times { until, last, heard, missed, missed_too, .. } = source.0.lock().clone();
+            if until == 0 && missed.is_empty() && missed_too.is_none() {
+                continue;
+            }
             // Writing to a string does not fail.
             let _ = writeln!(text, "source {id} {until} {last} {heard}");
             for (name, made) in missed {
@@ -143,16 +143,29 @@ impl Synced {
         text
     }
 
-    /// The source with this id; `None` when there are too many to be true.
-    pub fn source(&self, id: StorageId) -> Option<Source> {
+    /// The source with this id. When there are too many to be true, the one that was heard of longest ago goes.
+    pub fn source(&self, id: StorageId) -> Source {
         if let Some(known) = self.sources.read().get(&id) {
-            return Some(known.clone());
+            return known.clone();
         }
         let mut sources = self.sources.write();
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&id) {
-            return None;
+            let oldest = sources.iter().min_by_key(|(_, source)| source.0.lock().heard).map(|(id, _)| *id);
+            oldest.and_then(|id| sources.remove(&id));
         }
-        Some(sources.entry(id).or_default().clone())
+        sources.entry(id).or_default().clone()
+    }
+
+    /// The source with this id, which has connected from here.
+    pub fn connected(&self, id: StorageId, ip: IpAddr) -> Source {
+        let source = self.source(id);
+        // Another may have been there before.
+        for other in self.sources.read().values() {
+            let mut times = other.0.lock();
+            times.ip = times.ip.filter(|other| *other != ip);
+        }
+        source.0.lock().ip = Some(ip);
+        source
     }
 
     /// The source that has said who it is over another connection from this address.
@@ -167,6 +180,25 @@ impl Synced {
         (times.last, times.heard) = (timestamp, now);
         drop(times);
         self.applied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What may be missing of this source is asked for elsewhere from now on.
+    pub fn asked_for(&self, id: &StorageId) {
+        if let Some(source) = self.sources.read().get(id) {
+            let mut times = source.0.lock();
+            times.missed.clear();
+            times.missed_too = None;
+        }
+    }
+
+    /// A change was refused.
+    pub fn refuses(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is something new to be saved that must not wait: the source of what was refused goes on.
+    pub fn take_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
     }
 
     /// The largest time of a change of this source, unix seconds; 0 for none.
@@ -207,7 +239,7 @@ mod tests {
     fn times_only_grow_and_strangers_are_bounded() {
         let synced = Synced::new(0);
         let a: StorageId = "10.0.0.1".parse().unwrap();
-        let source = synced.source(a).unwrap();
+        let source = synced.source(a);
         assert_eq!(synced.last(&a), None);
         synced.applied(&source, 100, 200);
         assert_eq!(synced.last(&a), Some(100..=100));
@@ -217,19 +249,21 @@ mod tests {
         synced.applied(&source, 202, 203);
         assert_eq!(synced.last(&a), Some(202..=300));
         // It was set back.
-        synced.applied(&synced.source(a).unwrap(), 50, 204);
+        synced.applied(&synced.source(a), 50, 204);
         assert_eq!((synced.until(&a), synced.last(&a), synced.count()), (300, Some(50..=300), 4));
         assert_eq!(synced.until(&"10.0.0.2".parse().unwrap()), 0);
-        let taken = (0..1000).filter(|i| synced.source(format!("{i}").parse().unwrap()).is_some()).count();
-        assert_eq!(taken, MAX_SOURCES - 1);
-        assert!(synced.source(a).is_some());
+        // Nor do strangers remain of whom nothing came.
+        let text = synced.to_text();
+        (0..1000).for_each(|i| drop(synced.source(format!("{i}").parse().unwrap())));
+        assert_eq!(synced.sources.read().len(), MAX_SOURCES);
+        assert_eq!(synced.to_text(), text);
     }
 
     #[test]
     fn what_was_refused_is_in_question_until_it_comes_also_after_a_restart() {
         let synced = Synced::new(7);
         let a: StorageId = "10.0.0.1".parse().unwrap();
-        let source = synced.source(a).unwrap();
+        let source = synced.source(a);
         source.begins(&name(1), 100, 1000);
         // Made while its clock was ahead.
         source.begins(&name(2), 900, 150);
@@ -241,7 +275,7 @@ mod tests {
         std::fs::write(&path, synced.to_text()).unwrap();
         let synced = Synced::load(&path, Some(5)).unwrap();
         assert_eq!((synced.birth(), synced.until(&a), synced.last(&a)), (7, 300, Some(100..=300)));
-        let source = synced.source(a).unwrap();
+        let source = synced.source(a);
         source.ends(&name(1));
         assert_eq!(synced.last(&a), Some(150..=300));
         source.ends(&name(2));
@@ -254,6 +288,10 @@ mod tests {
         let text = synced.to_text();
         assert_eq!(Synced::parse(&text).unwrap().to_text(), text);
 
+        // Others are asked for it.
+        synced.asked_for(&a);
+        assert_eq!(synced.last(&a), Some(300..=300));
+
         // Damaged: nothing is known.
         for damaged in [&text[..text.len() - 3], "birth", "", "birth 7\nsource 10.0.0.1 1 2 -9223372036854775808\n"] {
             std::fs::write(&path, damaged).unwrap();
@@ -262,5 +300,18 @@ mod tests {
         }
         std::fs::write(&path, b"birth \xff").unwrap();
         assert_eq!(Synced::load(&path, Some(5)).unwrap().birth(), 0);
+    }
+    #[test]
+    fn an_address_is_of_who_connected_from_it_last() {
+        let synced = Synced::new(0);
+        let [a, b] = ["100001", "100002"].map(|id| id.parse().unwrap());
+        let [here, there] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
+        let is = |ip, id| synced.source_at(ip).is_some_and(|source| Arc::ptr_eq(&source.0, &synced.source(id).0));
+        synced.connected(a, here);
+        assert!(is(here, a));
+        synced.connected(b, here);
+        assert!(is(here, b));
+        synced.connected(a, there);
+        assert!(is(here, b) && is(there, a));
     }
 }

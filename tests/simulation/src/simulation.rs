@@ -178,10 +178,10 @@ impl Simulation<'_> {
     /// Every file that must be there is to be read from every member.
     fn ask_to_read(&self) -> anyhow::Result<()> {
         let history = self.work.history.borrow();
-        let disputed = verdict::disputed_names(&self.cluster, &history)?;
+        let unpredictable = verdict::unpredictable(&self.cluster, &history)?;
         let mut reads = self.work.reads.borrow_mut();
         for (index, file) in history.files.iter().enumerate() {
-            if file.must_exist() && !disputed.contains(&file.id.name.to_string()) {
+            if file.must_exist() && !unpredictable.contains(&file.id.name.to_string()) {
                 let members = self.cluster.storages.iter().filter(|s| s.group == file.id.group);
                 reads.extend(members.map(|member| (index, member.addr)));
             }
@@ -202,7 +202,9 @@ impl Simulation<'_> {
         let history = self.work.history.borrow();
         let (done, failed) = history.counts;
         let there = history.files.iter().filter(|file| file.must_exist()).count();
-        let disputed = verdict::disputed_names(&self.cluster, &history)?.len();
-        Ok(format!("{done} operations done, {failed} failed; {there} files, {disputed} disputed"))
+        let unpredictable = verdict::unpredictable(&self.cluster, &history)?.len();
+        Ok(format!(
+            "{done} operations done, {failed} failed; {there} files, {unpredictable} of them with contents not judged"
+        ))
     }
 }

@@ -1,10 +1,11 @@
 //! Whether the members hold what they must: the same files, and of every file that was acknowledged one of the contents
 //! it may have.
 //!
-//! A file that may be changed is not judged if two members took changes of it from clients: each is then ahead of the
-//! other, and what comes of that is not promised, as in FastDFS. So it is if one member took changes, lost its disks, and
-//! took another before it had got the first ones back. Nor is one that a kill may have left with part of a long
-//! change, nor the metadata of one that was removed: who removes a file knows only the metadata that it has.
+//! Of a file that may be changed the content is not judged if two members took changes of it from clients: each is then
+//! ahead of the other, and what comes of that is not promised, as in FastDFS, but that it is the same at all. So it is if
+//! one member took changes, lost its disks, and took another before it had got the first ones back. Not judged at all are
+//! one that a kill may have left with part of a long change, and the metadata of one that was removed: who removes a file
+//! knows only the metadata that it has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +15,7 @@ use std::path::Path;
 use anyhow::Context;
 use fdfs_client::Metadata;
 use fdfs_protocol::GroupName;
-use fdfs_protocol::binlog::{Origin, Record};
+use fdfs_protocol::binlog::{Change, Origin, Record};
 
 use crate::cluster::{Cluster, StorageHost};
 use crate::history::{File, History};
@@ -29,9 +30,9 @@ pub fn complaints(cluster: &Cluster, history: &History) -> anyhow::Result<Vec<St
     for group in groups {
         let members: Vec<&StorageHost> = cluster.storages.iter().filter(|s| s.group == *group).collect();
         let held: Vec<Files> = members.iter().map(|member| files(&member.base)).collect::<Result<_, _>>()?;
-        let disputed = not_judged(&members, history)?;
-        wrong.extend(differences(&members, &held, &disputed));
-        for file in history.files.iter().filter(|file| file.id.group == *group) {
+        let (disputed, left) = (disputed(&members)?, left_out(history));
+        wrong.extend(differences(&members, &held, &left));
+        for file in history.files.iter().filter(|file| file.id.group == *group && !file.torn) {
             for (member, held) in members.iter().zip(&held) {
                 wrong.extend(judge(file, held, &disputed).map(|what| format!("{}: {what}", member.name)));
             }
@@ -40,22 +41,23 @@ pub fn complaints(cluster: &Cluster, history: &History) -> anyhow::Result<Vec<St
     Ok(wrong)
 }
 
-/// Names that are not judged.
-pub fn disputed_names(cluster: &Cluster, history: &History) -> anyhow::Result<BTreeSet<String>> {
+/// Names of files of which the content is not judged.
+pub fn unpredictable(cluster: &Cluster, history: &History) -> anyhow::Result<BTreeSet<String>> {
     let members: Vec<&StorageHost> = cluster.storages.iter().collect();
-    not_judged(&members, history)
-}
-
-fn not_judged(members: &[&StorageHost], history: &History) -> anyhow::Result<BTreeSet<String>> {
-    let mut names = disputed(members)?;
-    names.extend(history.files.iter().filter(|file| file.torn).map(|file| file.id.name.to_string()));
-    names.extend(history.files.iter().filter(|file| file.given_up).map(|file| format!("{}-m", file.id.name)));
+    let mut names = disputed(&members)?;
+    names.extend(left_out(history));
     Ok(names)
 }
 
-fn differences(members: &[&StorageHost], held: &[Files], disputed: &BTreeSet<String>) -> Vec<String> {
-    let names: BTreeSet<&String> =
-        held.iter().flat_map(BTreeMap::keys).filter(|name| !disputed.contains(*name)).collect();
+/// Names that are not judged.
+fn left_out(history: &History) -> BTreeSet<String> {
+    let torn = history.files.iter().filter(|file| file.torn).map(|file| file.id.name.to_string());
+    let described = history.files.iter().filter(|file| file.given_up).map(|file| format!("{}-m", file.id.name));
+    torn.chain(described).collect()
+}
+
+fn differences(members: &[&StorageHost], held: &[Files], left: &BTreeSet<String>) -> Vec<String> {
+    let names: BTreeSet<&String> = held.iter().flat_map(BTreeMap::keys).filter(|name| !left.contains(*name)).collect();
     let mut wrong = Vec::new();
     for name in names {
         let tell = |files: &Files| match files.get(name) {
@@ -73,16 +75,17 @@ fn differences(members: &[&StorageHost], held: &[Files], disputed: &BTreeSet<Str
 
 fn judge(file: &File, held: &Files, disputed: &BTreeSet<String>) -> Option<String> {
     let name = file.id.name.to_string();
-    if disputed.contains(&name) {
-        return None;
-    }
     let content = held.get(&name).map(Vec::as_slice);
-    if !file.may_be(content) {
+    let may_be = match disputed.contains(&name) {
+        true => content.is_some() || !file.must_exist(),
+        false => file.may_be(content),
+    };
+    if !may_be {
         let may: Vec<Option<usize>> = file.states.iter().map(|s| s.content.as_ref().map(Vec::len)).collect();
         return Some(format!("{name} is {:?} bytes, may be {may:?}", content.map(<[u8]>::len)));
     }
     let described = format!("{name}-m");
-    if content.is_none() || disputed.contains(&described) {
+    if content.is_none() || file.given_up || disputed.contains(&described) {
         return None;
     }
     let metadata = held.get(&described).map_or_else(Metadata::new, |text| Metadata::parse(text));
@@ -103,7 +106,7 @@ fn disputed<'a>(members: &[&'a StorageHost]) -> anyhow::Result<BTreeSet<String>>
             for record in mutable_records(&base)? {
                 let name = record.name.to_string();
                 let now = known.entry(name.clone()).or_default();
-                if record.origin == Origin::Client {
+                if is_of_client(&record) {
                     if before.get(&name).is_some_and(|last| *now < *last) {
                         forgotten.insert(name.clone());
                     }
@@ -116,6 +119,11 @@ fn disputed<'a>(members: &[&'a StorageHost]) -> anyhow::Result<BTreeSet<String>>
     }
     forgotten.extend(takers.into_iter().filter(|(_, by)| by.len() > 1).map(|(name, _)| name));
     Ok(forgotten)
+}
+
+/// Whether a client asked for the change. Who takes another member's appender for its own passes it on as its own.
+fn is_of_client(record: &Record) -> bool {
+    record.origin == Origin::Client && (record.name.is_metadata() || !matches!(record.change, Change::Update))
 }
 
 /// What a binlog tells of appenders and metadata.

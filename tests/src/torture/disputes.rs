@@ -40,7 +40,7 @@ pub fn since(fleet: &Fleet, marks: &Marks) -> io::Result<BTreeSet<String>> {
         let new = text.get(*from..).unwrap_or_default();
         for line in new.split_inclusive(|&byte| byte == b'\n') {
             let Ok(record) = Record::parse(line) else { continue };
-            if record.origin == Origin::Client && is_mutable(&record) {
+            if is_of_client(&record) && is_mutable(&record) {
                 takers.entry(id(&record.name)).or_default().insert(*i);
             }
             if let (Origin::Client, Change::Rename { old }) = (record.origin, record.change) {
@@ -70,7 +70,7 @@ fn forgotten(binlogs: &[u8], from: usize) -> BTreeSet<RemoteName> {
         }
         let Some(record) = Record::parse(line).ok().filter(is_mutable) else { continue };
         let latest = known.entry(record.name).or_insert(0);
-        if record.origin == Origin::Client {
+        if is_of_client(&record) {
             if end > from && before.get(&record.name).is_some_and(|last| *latest < *last) {
                 forgotten.insert(record.name);
             }
@@ -79,6 +79,11 @@ fn forgotten(binlogs: &[u8], from: usize) -> BTreeSet<RemoteName> {
         *latest = record.timestamp.max(*latest);
     }
     forgotten
+}
+
+/// Whether a client asked for the change. Who takes another member's appender for its own passes it on as its own.
+fn is_of_client(record: &Record) -> bool {
+    record.origin == Origin::Client && (record.name.is_metadata() || !matches!(record.change, Change::Update))
 }
 
 fn is_mutable(record: &Record) -> bool {

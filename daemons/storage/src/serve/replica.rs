@@ -73,12 +73,22 @@ impl Service {
         flag: u8,
         pusher: &mut Option<Pusher>,
     ) -> Done {
+        if self.lives.is_over(conn.peer().ip(), conn.since()) {
+            return Err(Refusal::Gone);
+        }
+        let done = self.take_change(conn, command, flag, pusher).await;
+        if matches!(done, Err(Refusal::Status(status)) if status != Status::EEXIST && status != Status::ENOENT) {
+            self.synced.refuses();
+        }
+        done
+    }
+
+    async fn take_change(&self, conn: &mut Conn<'_>, command: Command, flag: u8, pusher: &mut Option<Pusher>) -> Done {
         let from = pusher.as_ref();
         match command {
             Command::ReportServerId => {
                 let ReportServerId { id } = self.message(conn, ReportServerId::decode).await?;
-                let source = self.synced.source(id).ok_or(Status::EINVAL)?;
-                source.connects_from(conn.peer().ip());
+                let source = self.synced.connected(id, conn.peer().ip());
                 let strict = flag == ReportServerId::STRICT_TIMES;
                 *pusher = Some(Pusher { source: Some(source), first: true, strict });
             }
@@ -199,8 +209,12 @@ impl Service {
         let _held = self.hold_for_push(conn, &request.name).await?;
         let there = |p: &Place<'_>, follow| p.dir().meta(&p.rel, follow).is_ok();
         let late = self.deleted.is_late(&request.name, request.timestamp);
-        if late || there(&place, false) || !there(&target, true) {
-            self.has(origin);
+        let lacking = !there(&target, true);
+        if late || lacking || there(&place, false) {
+            // Our members ask whether it was made, and come again.
+            if late || !lacking || !origin.is_strict() {
+                self.has(origin);
+            }
             return Ok(());
         }
         self.can_record()?;

@@ -128,7 +128,7 @@ impl Lost {
                 let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".lost"));
                 let Some(id) = id.and_then(|id| id.parse().ok()) else { continue };
                 // A note that makes no sense, of a full disk perhaps, is one all the same.
-                found.push((id, read(&path).unwrap_or_else(|| in_question(None, 0, clock::now()))));
+                found.push((id, read(&path).unwrap_or(Span { since: 0, until: END_OF_TIME })));
             }
             found.sort_unstable();
             Ok(found)
@@ -200,7 +200,9 @@ impl Cluster {
     async fn note_lost(&self, id: StorageId, span: Span) -> io::Result<()> {
         // What was read before for the answers does not tell of what came since, and will not come again.
         self.service.questions.forget();
-        self.service.lost.note(id, span).await
+        self.service.lost.note(id, span).await?;
+        self.service.synced.asked_for(&id);
+        Ok(())
     }
 
     fn end_life(&self, id: &StorageId) {

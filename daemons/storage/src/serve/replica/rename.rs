@@ -27,6 +27,10 @@ impl Service {
         if self.deleted.is_late_rename(&request.name, request.timestamp) {
             return self.lose_renamed(conn, origin, &old, &request.other, &mut held).await;
         }
+        // Nothing more of its old name is to come.
+        if let Some(source) = origin.source() {
+            source.ends(&request.other);
+        }
         // Also if the file is not here under its old name: that may still come, and is late then.
         self.deleted.rename(&request.other, &request.name, request.timestamp);
         self.lose_metadata(&request.other, origin)?;
