@@ -6,7 +6,7 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use common::{Client, Fixture, group};
+use common::{Client, Fixture, group, noise};
 use fdfs_protocol::peer::replica::{
     ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate, SyncTwoNames,
 };
@@ -391,6 +391,28 @@ fn a_modification_that_fails_half_way_is_told_to_the_members() {
     // What it has become, and not more.
     until("it is recorded", || f.changes().last() == Some(&format!("M {name} 8 {}", len - 8)));
     assert_eq!(c.content(&name).len() as u64, len);
+}
+
+#[test]
+fn a_pushed_write_changes_nothing_before_it_is_here() {
+    let f = Fixture::start();
+    let mut c = member(&f);
+    let (before, written) = (noise(600_000, 1), noise(500_000, 2));
+    let name = foreign(&mut c, true);
+    assert_eq!(push(&mut c, Command::SyncCreateFile, &name, 1000, &before), Status::OK);
+    let head = SyncRangeHead { offset: 200_000, len: 500_000, timestamp: 1001, group: group(), name };
+    // Its source is lost on the way, and nobody else knows of it.
+    let mut gone = f.client();
+    gone.begin(Command::SyncModifyFile, &head, 500_000);
+    gone.send(&written[..450_000]);
+    drop(gone);
+    // It waits for the one before.
+    let known = SyncRangeHead { offset: 0, len: 1, timestamp: 1000, group: group(), name };
+    assert_eq!(c.ask(Command::SyncAppendFile, &known, &before[..1]).status, Status::EEXIST.0);
+    assert!(c.content(&name) == before);
+    assert_eq!(c.ask(Command::SyncModifyFile, &head, &written).status, 0);
+    assert!(c.content(&name) == [&before[..200_000], &written].concat());
+    assert_eq!(f.changes().last(), Some(&format!("m {name} 200000 500000")));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! SYNC_APPEND_FILE, SYNC_MODIFY_FILE and SYNC_TRUNCATE_FILE: changes of an appender.
 
 use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use super::{Origins, THEIR_CLOCK, fetch};
 use crate::blocking;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
+use crate::disk::incoming::Incoming;
 use crate::disk::pending;
 use crate::names::Sum;
 use crate::net::Conn;
@@ -74,27 +76,30 @@ impl Service {
             conn.drain().await?;
             return Err(Status::ENOENT.into());
         }
+        let over = head.offset < old.size;
+        let staged = if over { self.stage(conn, &place, &head).await? } else { None };
         let _noted =
             self.pending.note(pending::Kind::Push { mtime: u32::try_from(old.mtime).unwrap_or(0) }, &head.name);
         // As for clients: the sum goes on over what is added at the end.
         let before = held.sum(old.size).filter(|_| head.offset == old.size);
         let mut hasher = before.as_ref().map_or_else(Hasher::new, |sum| sum.hasher.clone());
-        if head.offset < old.size {
+        if over {
             held.set_sum(None);
         }
         held.adding(&old);
-        let received = match head.len <= WHOLE {
-            true => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
-            false => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
+        let received = match staged {
+            Some(staged) => write_staged(&place, staged, &file, head.offset).await,
+            None if head.len <= WHOLE => self.receive_at_once(conn, &file, head.offset, head.len, &mut hasher).await,
+            None => self.receive_into(conn, &file, head.offset, head.len, &mut hasher).await,
         };
         let recorded = received.and_then(|()| self.not_lost(conn, &head.name)).and_then(|()| {
             held.added();
-            Ok(self.record_push(&line, false)?)
+            Ok(self.record_push(&line, over)?)
         });
         if let Err(refusal) = recorded {
             shorten(&place, &file, &mut held, &old);
-            if head.offset < old.size && self.not_lost(conn, &head.name).is_err() {
-                // What was there before may be gone, and nobody comes again with what is there now. Who has anything later
+            if over && self.not_lost(conn, &head.name).is_err() {
+                // What was there before is gone, and nobody comes again with what is there now. Who has anything later
                 // keeps that.
                 let change = Change::Modify { offset: head.offset, len: head.len.min(old.size - head.offset) };
                 self.record_undone(old.mtime, change, &head.name);
@@ -113,6 +118,27 @@ impl Service {
         self.counters.went_well(Count::SyncInBytes, head.len);
         self.has(origin);
         Ok(())
+    }
+
+    /// Receives what is to be written over something: its source may be lost before all of it is here, and nobody could
+    /// complete it then. What does not fit into the receive buffer comes to a file of its own.
+    async fn stage(
+        &self,
+        conn: &mut Conn<'_>,
+        place: &Place<'_>,
+        head: &SyncRangeHead,
+    ) -> Result<Option<Incoming>, Refusal> {
+        let staged = match head.len <= WHOLE {
+            true => conn.head(head.len as usize).await.map(|_| None)?,
+            false => {
+                let staged = self.begin_push(place)?;
+                self.receive_into(conn, staged.file(), 0, head.len, &mut Hasher::new()).await?;
+                Some(staged)
+            }
+        };
+        self.not_lost(conn, &head.name)?;
+        self.can_record()?;
+        Ok(staged)
     }
 
     /// Whether a write or a cut was made by an earlier push, and the file may have been changed again since. Of those of
@@ -186,6 +212,18 @@ impl Service {
         self.has(origin);
         Ok(())
     }
+}
+
+/// Copies what was received to its place in a file.
+async fn write_staged(place: &Place<'_>, staged: Incoming, file: &File, offset: u64) -> Result<(), Refusal> {
+    let (mut from, mut to) = (staged.into_file(), place.try_on("open", |_| file.try_clone())?);
+    let copied = blocking::run(move || {
+        from.rewind()?;
+        to.seek(SeekFrom::Start(offset))?;
+        io::copy(&mut from, &mut to)
+    });
+    let copied = copied.await;
+    Ok(place.try_on("write to", |_| copied).map(drop)?)
 }
 
 /// Whether the file was changed here after one of FastDFS's storages made a change of it.
