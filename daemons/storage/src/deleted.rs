@@ -67,7 +67,7 @@ impl Deleted {
         for record in last_records(binlog, TAIL)? {
             match record.change {
                 Change::Delete => drop(deleted.add(&record.name, record.timestamp)),
-                Change::Rename { old } => deleted.rename(&old, &record.name, record.timestamp),
+                Change::Rename { old } => drop(deleted.rename(&old, &record.name, record.timestamp)),
                 Change::Create | Change::Link { .. } => deleted.forget(&record.name),
                 _ => {}
             }
@@ -80,10 +80,12 @@ impl Deleted {
         self.insert(name, timestamp, None)
     }
 
-    /// A file gets another name.
-    pub fn rename(&self, old: &RemoteName, new: &RemoteName, timestamp: u32) {
+    /// A file gets another name. False if that was known.
+    pub fn rename(&self, old: &RemoteName, new: &RemoteName, timestamp: u32) -> bool {
+        let known = self.renamed_to(old).as_ref() == Some(new);
         self.forget(new);
         self.insert(old, timestamp, Some(Box::new(*new)));
+        !known
     }
 
     fn insert(&self, name: &RemoteName, timestamp: u32, renamed: Option<Box<RemoteName>>) -> bool {
@@ -209,7 +211,7 @@ mod tests {
     fn a_rename_removes_a_name_and_may_be_taken_back() {
         let deleted = Deleted::default();
         let (old, new) = (name(APPENDER), name(NORMAL));
-        deleted.rename(&old, &new, 10);
+        assert!(deleted.rename(&old, &new, 10) && !deleted.rename(&old, &new, 10));
         assert!(deleted.is_late(&old, 10) && !deleted.is_late(&new, 10));
         assert!(deleted.is_late(&metadata(APPENDER), 10));
         assert!(!deleted.is_late_rename(&old, 11));

@@ -34,7 +34,9 @@ struct Entry {
     removed: bool,
     /// For good.
     gone: bool,
-    /// When an appender came whole for the last time.
+    /// It tells of the file's beginning.
+    created: bool,
+    /// When the last change came that says nothing of those before it.
     whole: Option<u32>,
     records: u16,
     /// Checksums of the changes that differ.
@@ -131,6 +133,11 @@ impl Account {
             entry.gone = matches!(record.change, Change::Delete) && name.is_given_once();
             entry.records = entry.records.saturating_add(1);
             entry.pushed |= record.origin == Origin::Replica;
+            entry.created |= matches!(record.change, Change::Create);
+            if matches!(record.change, Change::Rename { .. }) && cause.removed && !entry.created {
+                // Perhaps all that came of it is its new name.
+                entry.whole = entry.whole.max(Some(record.timestamp));
+            }
             if matches!(record.change, Change::Update) && is_appender(name) {
                 // It brings what other records tell of, and says nothing of how much that is.
                 entry.whole = entry.whole.max(Some(record.timestamp));
@@ -282,10 +289,13 @@ mod tests {
             (b.ahead_of(0, &p.extents(0), false).len(), p.ahead_of(0, &b.extents(0), false).len())
         };
         let changes = "100 c|a1\n101 a 0 5|a1\n101 a 5 5|a1";
-        assert_eq!(ahead(changes, "100 c|a1\n101 a 0 5|a1\n101 u|a1\n101 u|a1"), (1, 0));
+        assert_eq!(ahead(changes, "100 c|a1\n101 a 0 5|a1\n101 u|a1\n101 u|a1"), (1, 1));
         // Which of them has the other's last change?
         assert_eq!(ahead("100 c|a1\n101 a 0 5|a1\n101 u|a1", "100 c|a1\n101 a 0 5|a1\n101 a 0 5|a1"), (1, 1));
         assert_eq!(ahead("100 c|a1\n101 u|a1\n102 a 5 5|a1", "100 c|a1\n102 a 5 5|a1"), (1, 0));
+        // All that came of it may be its new name.
+        assert_eq!(ahead("100 c|a1", "100 r|2 a1"), (1, 2));
+        assert_eq!(ahead("100 c|a1", "100 c|a1\n100 r|2 a1"), (0, 2));
         // What does not change is the same however it came.
         assert_eq!(ahead("100 c|1", "100 u|1"), (0, 0));
     }

@@ -208,6 +208,29 @@ fn a_lost_member_gets_what_its_source_never_had() {
 }
 
 #[test]
+fn a_rename_reaches_all_though_its_source_is_lost_and_the_file_never_had_its_old_name_elsewhere() {
+    let mut group = Group::with(3);
+    (0..3).for_each(|i| group.wait_active(i));
+    // Member 1 has the file under its first name only, member 2 under its last name only.
+    group.stop(2);
+    let name = group.client(0).upload_appender(b"content", "log");
+    group.converge("before");
+    group.stop(1);
+    let sealed = group.client(0).regenerate(&name).name();
+    group.start(2);
+    group.until("member 2 has it", |group| has(group, 2, &sealed));
+    let ended = format!(" {sealed} {name}\n");
+    group.until("and knows of the rename", |group| group.binlog(2).contains(&ended));
+    group.stop(0);
+    wipe(&group, 0);
+    group.start(1);
+    group.start(0);
+    (0..3).for_each(|i| group.wait_active(i));
+    group.converge("all have it");
+    assert!((0..3).all(|i| has(&group, i, &sealed) && !has(&group, i, &name)));
+}
+
+#[test]
 fn a_store_path_that_is_lost_costs_no_other_member_its_files() {
     let mut group = Group::new();
     for _ in 0..2 {

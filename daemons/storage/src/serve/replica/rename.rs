@@ -32,7 +32,7 @@ impl Service {
             source.ends(&request.other);
         }
         // Also if the file is not here under its old name: that may still come, and is late then.
-        self.deleted.rename(&request.other, &request.name, request.timestamp);
+        let unheard = self.deleted.rename(&request.other, &request.name, request.timestamp);
         self.lose_metadata(&request.other, origin)?;
         let renamed = match self.is_another(&old, &held, &request.name, began).await {
             // What takes too long to look at comes whole.
@@ -48,6 +48,9 @@ impl Service {
                     debug!("{}: what is here has not become {}", request.other, request.name);
                     let line = origin.line(Change::Delete, &request.other)?;
                     self.unlink(&old, meta.size).await?;
+                    self.record_push(&line, true)?;
+                } else if unheard {
+                    // Who has the old name hears it from here, if its source is lost.
                     self.record_push(&line, true)?;
                 }
                 // What is there under the name of an appender may be anything; others tell what it is.
