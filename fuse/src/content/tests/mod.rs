@@ -1,6 +1,7 @@
 //! The store against a model of it, over a cluster that fails.
 
 mod damage;
+mod members;
 mod reading;
 mod remote;
 mod staging;
