@@ -78,6 +78,7 @@ pub use config::ClientConfig;
 pub use content::Content;
 pub use download::Download;
 pub use error::{Error, Role, Server};
+pub use read::Copies;
 pub use routes::StoreTarget;
 pub use trackers::Tracker;
 

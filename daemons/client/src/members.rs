@@ -18,6 +18,8 @@ pub(crate) struct Members {
 #[derive(Debug)]
 struct Absent {
     addr: SocketAddr,
+    /// The tracker knows it to be away, rather than not to serve yet.
+    away: bool,
     /// The id as a number, where ids are configured.
     number: Option<u32>,
 }
@@ -40,7 +42,10 @@ impl Members {
             match record.status {
                 StorageStatus::Active => serving.push(addr),
                 StorageStatus::Deleted | StorageStatus::IpChanged => {}
-                _ => others.push(Absent { addr, number: record.id.as_str().parse().ok() }),
+                status => {
+                    let away = status == StorageStatus::Offline;
+                    others.push(Absent { addr, away, number: record.id.as_str().parse().ok() });
+                }
             }
         }
         Self { serving: serving.into(), others: others.into() }
@@ -49,10 +54,20 @@ impl Members {
     /// Where to look for a file: at those that serve, and at its source even if that one does not seem to; if none
     /// serves (the tracker may just have started), at all.
     pub(crate) fn candidates(&self, id: &FileId) -> Arc<[SocketAddr]> {
-        let source = id.name.block().ok().map(|block| block.source);
-        let all = self.serving.is_empty();
-        let others = self.others.iter().filter(|other| all || source.is_some_and(|source| other.is_source(source)));
+        let others = self.others.iter().filter(|other| self.is_candidate(other, id));
         self.serving.iter().copied().chain(others.map(|other| other.addr)).collect()
+    }
+
+    /// The other members: who may still have what none of the candidates has as it should be. First those that do not serve
+    /// yet, then those that are away.
+    pub(crate) fn rest(&self, id: &FileId) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let rest = || self.others.iter().filter(|other| !self.is_candidate(other, id));
+        let with = |away: bool| rest().filter(|other| other.away == away).map(|other| other.addr).collect();
+        (with(false), with(true))
+    }
+
+    fn is_candidate(&self, other: &Absent, id: &FileId) -> bool {
+        self.serving.is_empty() || id.name.block().is_ok_and(|block| other.is_source(block.source))
     }
 }
 
@@ -86,11 +101,20 @@ mod tests {
     }
 
     fn lasts(members: &Members, source: Source) -> Vec<u8> {
+        last(&members.candidates(&file(source)))
+    }
+
+    fn last(addrs: &[SocketAddr]) -> Vec<u8> {
         let last = |addr: &SocketAddr| match addr.ip() {
             IpAddr::V4(ip) => ip.octets()[3],
             IpAddr::V6(_) => 0,
         };
-        members.candidates(&file(source)).iter().map(last).collect()
+        addrs.iter().map(last).collect()
+    }
+
+    fn rest(members: &Members, source: Source) -> (Vec<u8>, Vec<u8>) {
+        let (idle, away) = members.rest(&file(source));
+        (last(&idle), last(&away))
     }
 
     #[test]
@@ -109,5 +133,19 @@ mod tests {
         assert_eq!(lasts(&members, Source::Id(10004)), [1, 5], "one that was removed is not asked");
         let members = Members::of(&[record(1, Offline), record(2, Syncing), record(3, IpChanged)]);
         assert_eq!(lasts(&members, Source::Ip([10, 0, 0, 9].into())), [1, 2], "nobody serves: all are asked");
+    }
+    #[test]
+    fn every_member_that_was_not_removed_is_a_candidate_or_of_the_rest() {
+        use StorageStatus::{Active, Deleted, Init, IpChanged, None, Offline, Online, Recovery, Syncing, WaitSync};
+        let all = [Active, Offline, Syncing, Deleted, Init, WaitSync, IpChanged, Online, Recovery, None];
+        let records: Vec<_> = (0..).zip(all).map(|(i, status)| record(i, status)).collect();
+        let members = Members::of(&records);
+        assert_eq!(lasts(&members, Source::Id(9)), [0]);
+        assert_eq!(rest(&members, Source::Id(9)), (vec![2, 4, 5, 7, 8, 9], vec![1]));
+        // The source is a candidate.
+        assert_eq!(rest(&members, Source::Ip([10, 0, 0, 1].into())).1, []);
+        assert_eq!(rest(&members, Source::Id(10008)).0, [2, 4, 5, 7, 9]);
+        // If nobody serves, all are.
+        assert_eq!(rest(&Members::of(&records[1..]), Source::Id(9)), (vec![], vec![]));
     }
 }

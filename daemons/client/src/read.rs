@@ -22,6 +22,7 @@ use crate::client::{Client, Shared};
 use crate::content::Content;
 use crate::error::{Error, Server};
 use crate::exchange::{Repeat, Request, SLOW};
+use crate::members::Members;
 use crate::patience::Pulse;
 use crate::race::{Attempt, Event, Race};
 use crate::routes::is_fixed;
@@ -33,6 +34,19 @@ const TRIES: usize = 32;
 /// stands still in the middle. So two stuck ones cost no more than delays, and a group that is slow as a whole gets no more
 /// than three times its load.
 pub(crate) const AT_ONCE: usize = 3;
+
+/// Where copies of a file may be. Every member of its group is in one of the lists, but for those that were removed from it.
+#[derive(Debug)]
+pub struct Copies {
+    /// The storages to ask, the likely ones first.
+    pub likely: Vec<SocketAddr>,
+    /// Members that the tracker does not name to readers yet, to be asked before it is said that nobody has the file.
+    pub idle: Vec<SocketAddr>,
+    /// Members that are away, as far as is known: they need not be asked, but may have the file all the same.
+    pub away: Vec<SocketAddr>,
+    /// Why there may be still other members.
+    pub unknown: Option<Error>,
+}
 
 impl Client {
     /// Size, time, CRC32 and source of a file, as a storage knows them. The CRC32 of an appender or a slave is computed
@@ -67,24 +81,32 @@ impl Client {
         }
     }
 
-    /// The storages that may have a copy of the file, the likely ones first.
-    pub async fn copies(&self, id: &FileId) -> Result<Vec<SocketAddr>, Error> {
-        let mut copies = Vec::new();
-        let mut failure = None;
-        for what in [LookUp::Readers, LookUp::Members] {
-            match self.shared.look_up(what, id).await {
-                Ok(found) => copies.extend(found.iter().copied()),
-                Err(error) => failure = Some(error),
+    /// Where copies of the file may be.
+    ///
+    /// # Errors
+    /// If nothing of that can be found out.
+    pub async fn copies(&self, id: &FileId) -> Result<Copies, Error> {
+        let shared = &self.shared;
+        let (readers, members) = (shared.look_up(LookUp::Readers, id).await, shared.members(id).await);
+        let mut copies = Copies { likely: Vec::new(), idle: Vec::new(), away: Vec::new(), unknown: None };
+        match (&readers, members) {
+            (_, Ok(members)) => {
+                copies.likely.extend(members.candidates(id).iter());
+                (copies.idle, copies.away) = members.rest(id);
             }
+            (Ok(_), Err(error)) => copies.unknown = Some(error),
+            (Err(_), Err(error)) => return Err(error),
         }
+        copies.likely.splice(..0, readers.iter().flat_map(|readers| readers.iter().copied()));
         let mut seen = std::collections::HashSet::new();
-        copies.retain(|copy| seen.insert(*copy));
-        let usable = |copy: &SocketAddr| self.shared.health.lock().usable(*copy);
-        copies.sort_by_key(|copy| !usable(copy));
-        match failure {
-            Some(error) if copies.is_empty() => Err(error),
-            _ => Ok(copies),
+        for list in [&mut copies.likely, &mut copies.idle, &mut copies.away] {
+            list.retain(|copy| seen.insert(*copy));
         }
+        shared.look_after(copies.idle.iter().copied().map(Server::storage));
+        let health = shared.health.lock();
+        copies.likely.sort_by_key(|copy| !health.usable(*copy));
+        copies.away.extend(copies.idle.extract_if(.., |copy| !health.usable(*copy)));
+        Ok(copies)
     }
 
     /// The copy of the file on the storage at `addr` is damaged: for a while, it is read only if there is no other.
@@ -252,19 +274,18 @@ impl Shared {
                 self.routes.lock().learn_readers(id, &readers, Instant::now());
                 Ok(readers)
             }
-            LookUp::Members => {
-                let known = self.routes.lock().members(id, Instant::now());
-                match known {
-                    Some(members) => Ok(members.candidates(id)),
-                    None => {
-                        let members = self.ask_members(&id.group).await?;
-                        let candidates = members.candidates(id);
-                        self.routes.lock().learn_members(id, members, Instant::now());
-                        Ok(candidates)
-                    }
-                }
-            }
+            LookUp::Members => Ok(self.members(id).await?.candidates(id)),
         }
+    }
+
+    async fn members(&self, id: &FileId) -> Result<Members, Error> {
+        let known = self.routes.lock().members(id, Instant::now());
+        if let Some(members) = known {
+            return Ok(members);
+        }
+        let members = self.ask_members(&id.group).await?;
+        self.routes.lock().learn_members(id, members.clone(), Instant::now());
+        Ok(members)
     }
 
     /// Adds storages to a search, in the order to try them.

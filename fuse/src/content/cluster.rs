@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fdfs_client::{Client, ClientConfig, Error, ExtName, FileId, FileInfoFlags};
 
 use super::disk::{Disk, LocalRange};
-use super::remote::{Body, Download, Remote};
+use super::remote::{Body, Copies, Download, Remote};
 use super::store::{Store, StoreConfig};
 use super::{ContentError, Object, Space};
 
@@ -88,8 +88,11 @@ impl Remote for Cluster {
         Ok(self.client.download_checked(&parse(file_id)?, range.start, len, check).await?)
     }
 
-    async fn copies(&self, file_id: &str) -> Result<Vec<SocketAddr>, ContentError> {
-        Ok(self.client.copies(&parse(file_id)?).await?)
+    async fn copies(&self, file_id: &str) -> Result<Copies, ContentError> {
+        let fdfs_client::Copies { likely, idle, away, unknown } = self.client.copies(&parse(file_id)?).await?;
+        let is_away = |copy| ContentError::Unreachable(format!("{copy} is away, and may have {file_id}").into());
+        let unseen = unknown.map(ContentError::from).or(away.first().map(is_away));
+        Ok(Copies { likely, idle, unseen })
     }
 
     async fn download_from(
@@ -190,7 +193,7 @@ impl From<Error> for ContentError {
             Error::NotFound { .. } => ContentError::NotFound(detail),
             Error::NoSpace { .. } => ContentError::NoSpace(detail),
             Error::Timeout { .. } | Error::Busy { .. } => ContentError::Timeout(detail),
-            Error::Corrupt { .. } | Error::Protocol { .. } => ContentError::Corrupt(detail),
+            Error::Corrupt { .. } => ContentError::Corrupt(detail),
             Error::NoTracker { last, .. } if matches!(*last, Error::Timeout { .. }) => ContentError::Timeout(detail),
             Error::NoStorage { .. }
             | Error::Unreachable { .. }
@@ -210,12 +213,23 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
+    use fdfs_client::{Role, Server};
     use fdfs_protocol::stat::{StorageRecord, StorageStatus};
     use fdfs_protocol::storage::FileInfo;
     use fdfs_protocol::tracker::{FetchAll, FetchOne};
     use fdfs_protocol::{Command, HEADER_LEN, Header, IpSize, Status};
 
     const FILE: &str = "group1/M00/00/00/wKgBaFqtJXqASMYZAAAADAAAAAAA123.txt";
+
+    #[test]
+    fn a_storage_that_breaks_the_protocol_says_nothing_of_its_copy() {
+        let server = Server { role: Role::Storage, addr: SocketAddr::from(([10, 0, 0, 1], 23000)) };
+        let broken = Error::Protocol { command: Command::DownloadFile, server, detail: "as told".into() };
+        let error = ContentError::from(broken);
+        assert!(matches!(error, ContentError::Refused { errno: libc::EIO, .. }), "{error}");
+        let corrupt = Error::Corrupt { file: FILE.into(), server, detail: "as told".into() };
+        assert!(matches!(ContentError::from(corrupt), ContentError::Corrupt(_)));
+    }
 
     /// A server that answers each request with a body, or that there is no such thing.
     fn serve(answer: impl Fn(Command) -> Option<Vec<u8>> + Send + Clone + 'static) -> SocketAddr {

@@ -21,6 +21,17 @@ pub enum Body {
     File(Arc<File>, u64),
 }
 
+/// Where copies of a file may be.
+#[derive(Debug)]
+pub struct Copies {
+    /// The storages to ask, the likely ones first.
+    pub likely: Vec<SocketAddr>,
+    /// Others, to be asked before it is said that no copy is good.
+    pub idle: Vec<SocketAddr>,
+    /// Why there may be a copy elsewhere.
+    pub unseen: Option<ContentError>,
+}
+
 /// Operations on the cluster. All end within the network timeouts of the client.
 pub trait Remote: Send + Sync + 'static {
     /// A download under way.
@@ -59,8 +70,8 @@ pub trait Remote: Send + Sync + 'static {
         check: &(dyn Fn(&[u8]) -> bool + Send + Sync),
     ) -> impl Future<Output = Result<Bytes, ContentError>> + Send;
 
-    /// The storages that may have a copy of the file, the likely ones first.
-    fn copies(&self, file_id: &str) -> impl Future<Output = Result<Vec<SocketAddr>, ContentError>> + Send;
+    /// Where copies of the file may be.
+    fn copies(&self, file_id: &str) -> impl Future<Output = Result<Copies, ContentError>> + Send;
 
     /// Begins to receive a range, which must not be empty, from one of the [copies](Remote::copies).
     fn download_from(

@@ -246,6 +246,8 @@ async fn copies_are_listed_and_read_one_by_one() {
     let group = group().await;
     let id = group.put().await;
     let copies = group.client.copies(&id).await.unwrap();
+    assert!(copies.unknown.is_none() && copies.idle.is_empty() && copies.away.is_empty(), "{copies:?}");
+    let copies = copies.likely;
     assert_eq!(copies, [0, 1, 2].map(|i| group.storages[i].addr));
     let mut got = vec![0; 12];
     group.client.download_from(copies[2], &id, 0, 0).await.unwrap().read_exact(&mut got).await.unwrap();
@@ -254,6 +256,22 @@ async fn copies_are_listed_and_read_one_by_one() {
     group.storages[0].hang();
     let error = soon(group.client.download_from(copies[0], &id, 0, 0)).await.unwrap_err();
     assert!(matches!(error, Error::Hung { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn that_members_could_not_be_looked_up_is_told_with_the_copies() {
+    let group = group().await;
+    let id = group.put().await;
+    let fail = |command| group.tracker.fail(command, Fault::Reply(Reply::Status(Status::EBUSY)));
+    fail(Command::ListStorage);
+    let copies = group.client.copies(&id).await.unwrap();
+    assert_eq!(copies.likely, [group.storages[0].addr]);
+    assert!(copies.unknown.is_some());
+    // All readers are members.
+    group.client.reset();
+    fail(Command::QueryFetchAll);
+    let copies = group.client.copies(&id).await.unwrap();
+    assert_eq!((copies.likely.len(), copies.unknown.is_none()), (3, true));
 }
 
 /// Five storages with the same files, all of which the tracker believes to have them, and a file.

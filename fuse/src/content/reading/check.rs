@@ -145,15 +145,21 @@ async fn undamaged<R: Remote>(open: &Open<R>, sums: &Sums, part: Range<u64>) -> 
     find_good(&*open.readers.remote, &open.object.file_id, part.clone(), |bytes| sums.fits(part.start, bytes)).await
 }
 
-/// A range as it should be, from whichever storage has it so. Those that have it otherwise are not read from for a while.
+/// A range as it should be, from whichever storage has it so. Those that have it otherwise are not read from for a while. That
+/// it is damaged wherever it is, every member of the group has to say.
 pub(crate) async fn find_good<R: Remote>(
     remote: &R,
     file_id: &Arc<str>,
     range: Range<u64>,
     is_good: impl Fn(&[u8]) -> bool,
 ) -> Result<Vec<u8>, ContentError> {
-    let (mut good, mut bad, mut unseen) = (None, false, None);
-    for copy in remote.copies(file_id).await? {
+    let copies = remote.copies(file_id).await?;
+    let likely = copies.likely.len();
+    let (mut good, mut bad, mut unseen) = (None, false, copies.unseen);
+    for (nth, copy) in copies.likely.into_iter().chain(copies.idle).enumerate() {
+        if good.is_some() && (bad || nth >= likely) {
+            break;
+        }
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let fetched = async { remote.download_from(copy, file_id, range.clone()).await?.fill(&mut bytes).await };
         match fetched.await {
@@ -164,9 +170,6 @@ pub(crate) async fn find_good<R: Remote>(
                 bad = true;
             }
             Err(error) => unseen = not_seen(unseen, copy, file_id, error),
-        }
-        if good.is_some() && bad {
-            break;
         }
     }
     good.ok_or_else(|| none_is_good(file_id, bad, unseen))
@@ -211,8 +214,9 @@ fn none_is_good(file_id: &Arc<str>, bad: bool, unseen: Option<ContentError>) -> 
 /// Looks for a storage that has the content as it should be, and learns the checksums of its parts.
 async fn learn<R: Remote>(open: &Open<R>, stated: u32) -> Result<Arc<Sums>, ContentError> {
     let (remote, file_id) = (&open.readers.remote, &open.object.file_id);
-    let (mut bad, mut unseen) = (false, None);
-    for copy in remote.copies(file_id).await? {
+    let copies = remote.copies(file_id).await?;
+    let (mut bad, mut unseen) = (false, copies.unseen);
+    for copy in copies.likely.into_iter().chain(copies.idle) {
         match sums_of(open, copy, stated).await {
             Ok(Some(sums)) => return Ok(open.readers.sums.keep(file_id, sums)),
             Ok(None) | Err(ContentError::Corrupt(_)) => {

@@ -22,6 +22,8 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+#[cfg(test)]
+pub(crate) use self::check::find_good;
 pub(crate) use self::local::read_cached;
 
 use self::buffers::Buffers;

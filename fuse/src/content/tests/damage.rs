@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::remote::{TestRemote, copy};
 use super::{begin_seal, bytes, read, store};
+use crate::content::reading::find_good;
 use crate::content::{ContentError, ContentStore, Object, Sealed, Store};
 
 /// Stores content through a stage, so that the checksums of its parts are known.
@@ -134,4 +135,42 @@ fn what_is_cut_short_wherever_it_is_is_lost() {
         let error = read(&*store.open(&object), size as u64 - 10, 10).unwrap_err();
         assert!(error.is_loss(), "{error}");
     }
+}
+
+#[test]
+fn what_a_member_that_is_away_may_have_is_not_lost() {
+    for size in [200, 5000] {
+        let tmp = tempfile::tempdir().unwrap();
+        let remote = TestRemote::new();
+        let store = store(tmp.path(), &remote, 0);
+        let object = remote.put(bytes(size, 1));
+        remote.state.lock().short.extend((0..3).map(|number| (copy(number), size as u64 / 2)));
+        remote.state.lock().one_is_away = true;
+        // In sequence, and out of it.
+        let errors = || {
+            [
+                read_on(&store, &object, 0, 200).unwrap_err(),
+                read(&*store.open(&object), size as u64 - 10, 10).unwrap_err(),
+            ]
+        };
+        errors().iter().for_each(|error| assert!(!error.is_loss(), "{error}"));
+        remote.state.lock().one_is_away = false;
+        errors().iter().for_each(|error| assert!(error.is_loss(), "{error}"));
+    }
+}
+
+#[tokio::test]
+async fn members_that_do_not_serve_yet_are_asked_when_no_other_copy_is_good() {
+    let remote = TestRemote::new();
+    let content = bytes(300, 1);
+    let object = remote.put(content.clone());
+    remote.state.lock().idle.push(copy(2));
+    let find = || find_good(&remote, &object.file_id, 0..300, |bytes| bytes == content);
+    assert!(find().await.unwrap() == content);
+    assert_eq!(remote.state.lock().downloads, 2, "there was no need to ask");
+    remote.state.lock().short.extend([(copy(0), 100), (copy(1), 100)]);
+    assert!(find().await.unwrap() == content);
+    remote.state.lock().short.insert(copy(2), 100);
+    let error = find().await.unwrap_err();
+    assert!(matches!(error, ContentError::Damaged(_)), "{error}");
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fdfs_client::{Client, ClientConfig, ExtName, FileId, ServerAddress};
 use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::file_id::Source;
+use fdfs_protocol::stat::StorageStatus;
 use fdfs_storage::{Storage, StorageConfig};
 use fdfs_tracker::{Tracker, TrackerConfig};
 
@@ -79,6 +80,20 @@ impl Group {
 
     fn client(&self) -> ClientConfig {
         ClientConfig::new([ServerAddress::from(self.tracker.as_ref().unwrap().addr())])
+    }
+
+    /// Waits until the tracker knows a member as `status`.
+    fn wait_for(&self, member: usize, status: StorageStatus) {
+        let client = Client::new(self.client());
+        let ip = self.members[member].config.bind[0];
+        until("the tracker notices", || {
+            let listed = block_on(async {
+                let listed = client.list_storages(&self.id.group).await;
+                client.reset();
+                listed.ok()
+            })?;
+            listed.iter().any(|record| record.ip.addr() == Some(ip) && record.status == status).then_some(())
+        });
     }
 
     /// One that has read nothing yet.
@@ -167,5 +182,25 @@ fn out_of_sequence_what_is_cut_short_wherever_it_is_is_lost() {
         (0..3).for_each(|member| group.cut(member));
         let error = group.read(&group.store(), offset).unwrap_err();
         assert!(error.is_loss(), "{error}");
+    }
+}
+
+#[test]
+fn what_a_member_that_is_away_has_is_not_lost() {
+    let mut group = Group::with_a_file();
+    group.cut(0);
+    std::fs::remove_file(group.path(1)).unwrap();
+    group.members[2].storage.take().unwrap().stop();
+    group.wait_for(2, StorageStatus::Offline);
+    let store = group.store();
+    for offset in [HALF - 4096, HALF + 8192] {
+        let error = group.read(&store, offset).unwrap_err();
+        assert!(!error.is_loss(), "{error}");
+    }
+    group.members[2].storage = Some(Storage::start(group.members[2].config.clone()).unwrap());
+    group.wait_for(2, StorageStatus::Active);
+    let store = group.store();
+    for offset in [HALF - 4096, HALF + 8192] {
+        group.read(&store, offset).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::content::remote::{Body, Download, Remote};
+use crate::content::remote::{Body, Copies, Download, Remote};
 use crate::content::{ContentError, ExtName, Fingerprint, Object, Space, Stored};
 
 /// What happens to the next operation.
@@ -47,6 +47,10 @@ pub(crate) struct State {
     /// Copies that end here.
     pub(crate) short: HashMap<SocketAddr, u64>,
     pub(crate) distrusted: Vec<SocketAddr>,
+    /// Copies that are not named to readers.
+    pub(crate) idle: Vec<SocketAddr>,
+    /// There is a member beside the copies, which cannot be asked.
+    pub(crate) one_is_away: bool,
     turn: u8,
     next: u64,
 }
@@ -229,8 +233,10 @@ impl Remote for TestRemote {
         Err(ContentError::Corrupt(file_id.into()))
     }
 
-    async fn copies(&self, _: &str) -> Result<Vec<SocketAddr>, ContentError> {
-        Ok((0..COPIES).map(copy).collect())
+    async fn copies(&self, _: &str) -> Result<Copies, ContentError> {
+        let state = self.state.lock();
+        let (idle, likely) = (0..COPIES).map(copy).partition(|copy| state.idle.contains(copy));
+        Ok(Copies { likely, idle, unseen: state.one_is_away.then(failed) })
     }
 
     async fn download_from(
