@@ -231,14 +231,19 @@ impl Lane {
     /// when it has the time of that; until then it is tried again.
     async fn catch_up(&mut self, whole: Whole<'_>, mtime: i64) -> Result<(), Stop> {
         let command = Command::SyncUpdateFile;
+        let passed_over = Err(Stop::Outcome(Outcome::PassedOver));
+        let again = Err(Stop::Outcome(Outcome::Refused(command, Status::EAGAIN)));
+        let later = |there: Option<FileInfo>| there.is_some_and(|there| there.mtime > mtime);
         match self.info(whole.name, NO_CRC).await? {
-            None => Err(Stop::Outcome(Outcome::PassedOver)),
+            None => passed_over,
             // Of equal times the peer passes over only what is less than it has, and owes that to this storage.
-            Some(there) if there.mtime == mtime && i64::from(whole.timestamp) == mtime => {
-                Err(Stop::Outcome(Outcome::PassedOver))
-            }
-            Some(there) if there.mtime > mtime => Err(Stop::Outcome(Outcome::Refused(command, Status::EAGAIN))),
-            Some(_) => self.send_whole(command, Whole { timestamp: clock::seconds(mtime), ..whole }).await,
+            Some(there) if there.mtime == mtime && i64::from(whole.timestamp) == mtime => passed_over,
+            there if later(there) => again,
+            Some(_) => match self.send_whole(command, Whole { timestamp: clock::seconds(mtime), ..whole }).await {
+                // It was changed there on the way.
+                Err(Stop::Outcome(Outcome::PassedOver)) if later(self.info(whole.name, NO_CRC).await?) => again,
+                sent => sent,
+            },
         }
     }
 

@@ -268,3 +268,32 @@ fn what_takes_the_place_of_another_made_at_once_goes_to_all() {
     group.converge("the greater checksum stays");
     assert_eq!(group.client(2).content(&name), contents[1]);
 }
+
+#[test]
+fn what_follows_a_change_that_came_with_the_file_is_later_than_that() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    for change in [Change::Append(b"ab"), Change::Cut(4)] {
+        group.stop(1);
+        let name = group.client(0).upload_appender(b"0123456789", "log");
+        // As if the clock of member 0 were ahead, and the change made a second later.
+        let time = UNIX_EPOCH + Duration::from_secs(u64::from(name.block().unwrap().timestamp) + 1000);
+        group.put(0, &name, b"0123456789", time);
+        change.make(&mut group.client(0), &name, 10);
+        group.start(1);
+        group.wait_active(1);
+        group.converge("with the change");
+        let mark = group.aside(0, 1).with_extension("mark");
+        group.until("all is pushed", |group| {
+            let end = format!("binlog_offset={}", group.binlog(0).len());
+            std::fs::read_to_string(&mark).unwrap().lines().any(|line| line == end)
+        });
+        group.stop(0);
+        Change::Append(b"cde").make(&mut group.client(1), &name, 0);
+        group.start(0);
+        group.wait_active(0);
+        let kept = group.converge("the last change stays");
+        let kept = &kept[&Path::new("data").join(name.true_name())];
+        assert!(kept.ends_with(b"cde"), "{change:?}: {kept:?}");
+    }
+}

@@ -64,8 +64,12 @@ impl Service {
         if !fits || late {
             // A write that has come with the whole file is known, too.
             let known = !modify || i64::from(origin.timestamp) == old.mtime;
-            if known && old.size >= end && has_content(conn, file, head.offset).await? {
-                return self.had(conn, origin, &place, Status::EEXIST).await;
+            if known && old.size >= end {
+                let there = place.try_on("open", |_| file.try_clone())?;
+                if has_content(conn, there, head.offset).await? {
+                    date_known(&place, &file, &old, head.timestamp)?;
+                    return self.had(conn, origin, &place, Status::EEXIST).await;
+                }
             }
             if late {
                 debug!("{}: was changed later here than {}..{end}", head.name, head.offset);
@@ -195,6 +199,9 @@ impl Service {
         }
         let other = old.size != request.old_size;
         if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
+            if old.size == request.new_size {
+                date_known(&place, &file, &old, request.timestamp)?;
+            }
             return self.had(conn, origin, &place, Status::EEXIST).await;
         }
         if self.came_before(&line, &old, origin) {
@@ -235,6 +242,14 @@ fn is_changed_since(here: &Meta, origin: Origins<'_>) -> bool {
 pub(super) fn date(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
     let time = timestamp.max(u32::try_from(before.mtime).unwrap_or(0));
     place.try_on("set the time of", |_| dir::set_mtime(file, time, Origin::Replica))
+}
+
+/// The same for one that had come with the file, at an earlier time: what is changed here next comes after it.
+fn date_known(place: &Place<'_>, file: &File, before: &Meta, timestamp: u32) -> Result<(), Status> {
+    match before.is_file() && before.mtime < i64::from(timestamp) {
+        true => date(place, file, before, timestamp),
+        false => Ok(()),
+    }
 }
 
 /// Whether a file has, from `at` on, what comes with the request; reads that until it differs.
