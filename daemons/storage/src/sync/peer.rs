@@ -230,7 +230,8 @@ impl Peer {
             let goes_on = match status {
                 _ if begins_anew => false,
                 // One that is put back to waiting for the old files gets all of them.
-                _ if waits => !is_source && source.is_some(),
+                // So does one that waits for another source than this one, which was done with it.
+                _ if waits => !is_source && source.is_some() && !known.state.sync_old_done,
                 StorageStatus::Syncing => known.state.need_sync_old || !is_source,
                 _ => true,
             };

@@ -102,7 +102,6 @@ impl Cluster {
                 group.turn(&member.id, StorageStatus::Init, Cause::Returned);
             } else if has_begun_anew(storage, request) {
                 storage.sync_source = None;
-                storage.sync_until = 0;
                 group.turn(&member.id, StorageStatus::Init, Cause::BeganAnew);
                 group.note_change();
             }

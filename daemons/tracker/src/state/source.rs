@@ -18,7 +18,9 @@ impl Cluster {
         let others = || group.members().iter().filter(|m| m.id != member.id);
         let source = if others().any(|m| m.status.is_available()) {
             let chosen = others().filter(|m| m.is_writable()).map(|m| m.id).min();
-            Some(SyncNotify { source: chosen.ok_or(Status::ENOENT)?, until: now })
+            // Members know from the time that this is another beginning, whatever the clock says.
+            let before = group.member(&member.id).map_or(0, |storage| storage.sync_until);
+            Some(SyncNotify { source: chosen.ok_or(Status::ENOENT)?, until: now.max(before.saturating_add(1)) })
         } else {
             None
         };
@@ -133,6 +135,18 @@ mod tests {
         assert_eq!(c.status(&m), S::WaitSync);
         assert_eq!(c.source_of(&m), Ok(Some(source)));
         assert_eq!(c.source_for(&m.group, &m.id), Ok(Some(source)));
+    }
+
+    #[test]
+    fn each_beginning_has_a_later_time_than_the_one_before() {
+        let mut c = cluster(settings());
+        c.bring_up("10.0.0.1");
+        let b = c.bring_up("10.0.0.2");
+        for (now, until) in [(NOW, NOW), (NOW - 2000, NOW + 1), (NOW + 5, NOW + 5)] {
+            c.set_status(&b, S::Offline);
+            c.join_from("10.0.0.2", &fdfs_protocol::peer::JoinRequest { fresh: true, ..request() }).unwrap();
+            assert_eq!(c.assign_source(&b, now).unwrap().unwrap().until, until);
+        }
     }
 
     #[test]
