@@ -134,6 +134,7 @@ mod tests {
         let members = Members::of(&[record(1, Offline), record(2, Syncing), record(3, IpChanged)]);
         assert_eq!(lasts(&members, Source::Ip([10, 0, 0, 9].into())), [1, 2], "nobody serves: all are asked");
     }
+
     #[test]
     fn every_member_that_was_not_removed_is_a_candidate_or_of_the_rest() {
         use StorageStatus::{Active, Deleted, Init, IpChanged, None, Offline, Online, Recovery, Syncing, WaitSync};

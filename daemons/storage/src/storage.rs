@@ -473,7 +473,7 @@ fn own_address(bound: IpAddr) -> IpAddr {
 async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mut watch::Receiver<bool>) {
     let mut ticks = interval(TICK);
     let mut save_at = Instant::now() + config.stat_save_interval;
-    let mut saved = [String::new(), String::new()];
+    let (mut counted, mut known) = (String::new(), String::new());
     loop {
         let now = tokio::select! {
             now = ticks.tick() => now,
@@ -492,17 +492,19 @@ async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mu
         }
         if now >= save_at {
             save_at = now + config.stat_save_interval;
-            save(config, service, &mut saved).await.unwrap_or_else(|e| warn!("{e}"));
+            save_counters(config, service, &mut counted).await.unwrap_or_else(|e| warn!("{e}"));
+            save_synced(service, &mut known).await.unwrap_or_else(|e| warn!("{e}"));
         } else if service.synced.take_refused() {
             // What keeps it from that, a full disk perhaps, is said when its time has come.
-            let _ = save(config, service, &mut saved).await;
+            let _ = save_synced(service, &mut known).await;
         }
     }
-    save(config, service, &mut saved).await.unwrap_or_else(|e| warn!("{e}"));
+    save_counters(config, service, &mut counted).await.unwrap_or_else(|e| warn!("{e}"));
+    save_synced(service, &mut known).await.unwrap_or_else(|e| warn!("{e}"));
 }
 
-/// Writes the counters, and what came from whom, where they say something new.
-async fn save(config: &StorageConfig, service: &Service, saved: &mut [String; 2]) -> std::io::Result<()> {
+/// Writes the counters.
+async fn save_counters(config: &StorageConfig, service: &Service, saved: &mut String) -> std::io::Result<()> {
     let position = service.rotation.position();
     let stat = StorageStatFile {
         stat: service.counters.snapshot(),
@@ -510,13 +512,20 @@ async fn save(config: &StorageConfig, service: &Service, saved: &mut [String; 2]
         dist_path_index_low: position.low,
         dist_write_file_count: position.written,
     };
-    let files = [(stat_path(config), stat.to_text()), (synced_path(&service.binlog), service.synced.to_text())];
-    for ((path, text), saved) in files.into_iter().zip(saved) {
-        if text != *saved {
-            let new = text.clone();
-            blocking::run(move || replace_file(&path, new.as_bytes())).await?;
-            *saved = text;
-        }
+    save(stat_path(config), stat.to_text(), saved).await
+}
+
+/// Writes what came from whom.
+async fn save_synced(service: &Service, saved: &mut String) -> std::io::Result<()> {
+    save(synced_path(&service.binlog), service.synced.to_text(), saved).await
+}
+
+/// Writes a file that has changed since it was `saved`.
+async fn save(path: PathBuf, text: String, saved: &mut String) -> std::io::Result<()> {
+    if text != *saved {
+        let new = text.clone();
+        blocking::run(move || replace_file(&path, new.as_bytes())).await?;
+        *saved = text;
     }
     Ok(())
 }

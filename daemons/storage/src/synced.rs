@@ -301,6 +301,7 @@ mod tests {
         std::fs::write(&path, b"birth \xff").unwrap();
         assert_eq!(Synced::load(&path, Some(5)).unwrap().birth(), 0);
     }
+
     #[test]
     fn an_address_is_of_who_connected_from_it_last() {
         let synced = Synced::new(0);
