@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
@@ -39,6 +39,8 @@ pub struct Common {
 pub trait Daemon: Sized {
     /// Name of the program and of its pid file, such as `fdfs_trackerd`.
     const NAME: &'static str;
+    /// What it is, in a line of its `--help`.
+    const ABOUT: &'static str;
     /// Name of its log file, such as `trackerd.log`.
     const LOG: &'static str;
     /// Its configuration.
@@ -68,6 +70,13 @@ enum Action {
     Status,
 }
 
+const AFTER_HELP: &str = "\
+`start` returns when the daemon serves, or says why it does not. SIGTERM and SIGINT stop it, SIGHUP rotates its log, \
+which is below logs/ of base_path.
+
+Exit codes: 0 done; 1 wrong usage; 2 not running; 17 already running; 22 wrong configuration; else the errno of what \
+failed.";
+
 #[derive(Parser)]
 #[command(disable_version_flag = true, arg_required_else_help = true)]
 struct Args {
@@ -96,6 +105,27 @@ pub fn main<D: Daemon>() -> ExitCode {
             eprintln!("{}: {}", D::NAME, describe(&e));
             ExitCode::from(exit_code(&e))
         }
+    }
+}
+
+/// Raises the limit of open files to the `files` that `connections` need; where the system does not permit that, a
+/// warning.
+pub fn permit_open_files(connections: usize, files: usize) {
+    let wanted = files as libc::rlim_t;
+    // SAFETY: both calls get a pointer to a live value of the right type, which is plain data.
+    let raised = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0
+            && (limit.rlim_cur >= wanted || {
+                limit.rlim_cur = wanted;
+                limit.rlim_max = limit.rlim_max.max(wanted);
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+            })
+    };
+    if !raised {
+        warn!(
+            "max_connections = {connections} needs {wanted} open files, which the system does not permit (ulimit -n)"
+        );
     }
 }
 
@@ -130,7 +160,8 @@ fn exit_code(e: &anyhow::Error) -> u8 {
 
 fn run<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<u8> {
     use clap::error::ErrorKind;
-    let args = match Args::try_parse_from(args) {
+    let command = Args::command().name(D::NAME).about(D::ABOUT).after_help(AFTER_HELP);
+    let args = match command.try_get_matches_from(args).and_then(|found| Args::from_arg_matches(&found)) {
         Ok(args) => args,
         Err(e) => {
             let code = match e.kind() {
@@ -424,6 +455,7 @@ mod tests {
 
     impl Daemon for Nothing {
         const NAME: &'static str = "nothingd";
+        const ABOUT: &'static str = "Does nothing";
         const LOG: &'static str = "nothing.log";
         type Config = ();
 

@@ -11,6 +11,7 @@ struct Storaged(Storage);
 
 impl Daemon for Storaged {
     const NAME: &'static str = "fdfs_storaged";
+    const ABOUT: &'static str = "The storage: keeps the files of a group, and pushes them to the other members of it";
     const LOG: &'static str = "storaged.log";
     type Config = StorageConfig;
 
@@ -26,33 +27,13 @@ impl Daemon for Storaged {
     }
 
     fn start(config: StorageConfig) -> anyhow::Result<Storaged> {
-        allow_open_files(config.max_connections);
+        // Every connection has its socket and may have a file.
+        daemon::permit_open_files(config.max_connections, 2 * config.max_connections + 256);
         Storage::start(config).map(Storaged)
     }
 
     fn stop(self) {
         self.0.stop();
-    }
-}
-
-/// Raises the limit of open files so that every connection can have its socket and a file; what the system does not
-/// permit is said, and the limit is then met when it is met.
-fn allow_open_files(connections: usize) {
-    let wanted = 2 * connections as libc::rlim_t + 256;
-    // SAFETY: the structure is plain data; the calls read and write nothing else.
-    let raised = unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0
-            && (limit.rlim_cur >= wanted || {
-                limit.rlim_cur = wanted;
-                limit.rlim_max = limit.rlim_max.max(wanted);
-                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
-            })
-    };
-    if !raised {
-        tracing::warn!(
-            "max_connections = {connections} needs {wanted} open files, which the system does not permit (ulimit -n)"
-        );
     }
 }
 

@@ -22,7 +22,7 @@ use super::peer::Trouble;
 use super::reader::{Line, Reader};
 use super::rules::{Step, is_old_data, is_wanted, names, step};
 use super::turns::{Turn, Turns};
-use super::window::{Ticket, Window};
+use super::window::{Progress, Ticket, Window};
 use crate::acks::Reached;
 use crate::blocking;
 use crate::clock;
@@ -39,6 +39,9 @@ const POISONED: u32 = 5;
 
 /// Alarms about a peer that cannot take changes come no more often than this.
 const ALARM_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the log tells how far a full sync has come.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The push during which the connection broke, and how many times in a row.
 #[derive(Debug, Default)]
@@ -118,6 +121,7 @@ pub struct Pump<'a> {
     next: Option<(Record, Place)>,
     save_at: Option<Instant>,
     alarm_at: Instant,
+    tell_at: Instant,
     /// What the peer lets this loop know.
     words: mpsc::Receiver<Word>,
     /// As long as this lives, changes may wait for the peer to have them.
@@ -155,6 +159,7 @@ impl<'a> Pump<'a> {
             next: None,
             save_at: None,
             alarm_at: Instant::now(),
+            tell_at: Instant::now() + TELL_EVERY,
         }
     }
 
@@ -329,7 +334,22 @@ impl<'a> Pump<'a> {
             blocking::run(move || binlog.sync()).await?;
         }
         self.aside.sync().await?;
+        self.tell();
         Ok(self.mark.save_later().await?)
+    }
+
+    /// A full sync may take hours.
+    fn tell(&mut self) {
+        if !is_old_data(&self.mark.state) || Instant::now() < self.tell_at {
+            return;
+        }
+        self.tell_at = Instant::now() + TELL_EVERY;
+        let Progress { place, pushed, .. } = self.mark.progress();
+        let end = self.cluster.service.binlog.place();
+        info!(
+            "replication to {}: {pushed} changes pushed, up to binlog.{:03} byte {} of binlog.{:03} byte {}",
+            self.id, place.file, place.offset, end.file, end.offset
+        );
     }
 
     fn finish(&mut self, finished: Finished, poison: &mut Poison) -> Result<(), Trouble> {
