@@ -232,6 +232,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     // Of what came before anything was noted, nothing is known.
     let born = (binlog.place() == Place { file: 0, offset: 0 }).then(clock::now);
     let synced = Synced::load(&synced_path(&binlog), born).context("remove it to take everything to be in question")?;
+    last_records(&binlog, TAIL).context("cannot read the binlog")?.iter().for_each(|record| synced.came(record));
     if born.is_some() {
         replace_file(&synced_path(&binlog), synced.to_text().as_bytes())?;
     }
@@ -304,13 +305,22 @@ fn settle_pending(
                 continue;
             }
             // Of a new file, too, if older records are gone: it may have been acknowledged long ago.
-            (Kind::Create | Kind::Change, Some(meta)) if meta.is_file() => Change::Update,
+            (Kind::Create | Kind::Change { .. }, Some(meta)) if meta.is_file() => Change::Update,
             // A link is made or removed at once.
-            (Kind::Create | Kind::Change, Some(_)) => continue,
+            (Kind::Create | Kind::Change { .. }, Some(_)) => continue,
         };
         info!("{name} was being changed when the storage died; recording what it is now");
         let now = clock::seconds(clock::now());
-        let timestamp = last.map_or(now, |record| now.max(record.timestamp.saturating_add(1)));
+        let before = match kind {
+            Kind::Change { mtime } => *mtime,
+            Kind::Create | Kind::Push { .. } => 0,
+        };
+        let known = last.map_or(before, |record| before.max(record.timestamp));
+        let timestamp = now.max(known.saturating_add(1));
+        if change == Change::Update {
+            // What a client changes next comes after it.
+            dir::set_mtime(&path.dir.open_write(&rel)?, timestamp, Origin::Client)?;
+        }
         let record = Record { timestamp, origin: Origin::Client, change, name };
         binlog.append(format!("{record}\n").as_bytes())?;
         if record.change == Change::Delete {

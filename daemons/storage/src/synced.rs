@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use fdfs_protocol::binlog::{Origin, Record};
 use fdfs_protocol::{RemoteName, StorageId};
 use parking_lot::{Mutex, RwLock};
 
@@ -72,7 +73,7 @@ impl Times {
 }
 
 impl Source {
-    /// A change made at `timestamp` has begun to come, `now`: it counts as missed until it is [applied](Synced::applied).
+    /// A change made at `timestamp` has begun to come, `now`: it counts as missed until it [ends](Source::ends).
     pub fn begins(&self, name: &RemoteName, timestamp: u32, now: i64) {
         self.0.lock().miss(name, now.min(timestamp.into()));
     }
@@ -121,6 +122,20 @@ impl Synced {
             }
         }
         Some(synced)
+    }
+
+    /// What was on its way when this was saved has come before the process died, if there is a record of it. Its source
+    /// does not come again with that.
+    pub fn came(&self, record: &Record) {
+        if record.origin == Origin::Client {
+            return;
+        }
+        for source in self.sources.read().values() {
+            let mut times = source.0.lock();
+            if times.missed.get(&record.name) == Some(&record.timestamp.into()) {
+                times.missed.remove(&record.name);
+            }
+        }
     }
 
     /// What [`load`](Synced::load) reads.
@@ -229,6 +244,8 @@ impl Synced {
 
 #[cfg(test)]
 mod tests {
+    use fdfs_protocol::binlog::Change;
+
     use super::*;
 
     fn name(n: usize) -> RemoteName {
@@ -276,8 +293,17 @@ mod tests {
         let synced = Synced::load(&path, Some(5)).unwrap();
         assert_eq!((synced.birth(), synced.until(&a), synced.last(&a)), (7, 300, Some(100..=300)));
         let source = synced.source(a);
-        source.ends(&name(1));
-        assert_eq!(synced.last(&a), Some(150..=300));
+        // A later change, one that was not pushed, and one of another file say nothing of what is in question.
+        for (n, timestamp, origin, missed) in [
+            (1, 101, Origin::Replica, 100),
+            (1, 100, Origin::Client, 100),
+            (3, 100, Origin::Replica, 100),
+            (1, 100, Origin::Replica, 150),
+        ] {
+            let change = Change::Append { offset: 0, len: 1 };
+            synced.came(&Record { timestamp, origin, change, name: name(n) });
+            assert_eq!(synced.last(&a), Some(missed..=300), "{n} {timestamp}");
+        }
         source.ends(&name(2));
         assert_eq!(synced.last(&a), Some(300..=300));
 

@@ -28,7 +28,10 @@ pub enum Kind {
     /// It is made.
     Create,
     /// It is changed, renamed or removed.
-    Change,
+    Change {
+        /// Its time before, unix seconds; 0 if it was not there.
+        mtime: u32,
+    },
     /// A part of it is written that another member pushes, which does so again if the process dies.
     Push {
         /// Its time before, unix seconds.
@@ -93,12 +96,12 @@ impl Pending {
             let mut bytes = [0; SLOT];
             bytes[0] = match kind {
                 Kind::Create => b'C',
-                Kind::Change => b'U',
-                Kind::Push { mtime } => {
-                    bytes[TIME..].copy_from_slice(&mtime.to_be_bytes());
-                    b'P'
-                }
+                Kind::Change { .. } => b'U',
+                Kind::Push { .. } => b'P',
             };
+            if let Kind::Change { mtime } | Kind::Push { mtime } = kind {
+                bytes[TIME..].copy_from_slice(&mtime.to_be_bytes());
+            }
             bytes[1] = name.len() as u8;
             bytes[2..2 + name.len()].copy_from_slice(name);
             self.write(slot, &bytes);
@@ -131,10 +134,11 @@ impl Drop for Noted<'_> {
 }
 
 fn parse(slot: &[u8]) -> Option<(Kind, RemoteName)> {
+    let mtime = u32::from_be_bytes(slot.get(TIME..)?.try_into().ok()?);
     let kind = match slot[0] {
         b'C' => Kind::Create,
-        b'U' => Kind::Change,
-        b'P' => Kind::Push { mtime: u32::from_be_bytes(slot.get(TIME..)?.try_into().ok()?) },
+        b'U' => Kind::Change { mtime },
+        b'P' => Kind::Push { mtime },
         _ => return None,
     };
     let name = slot.get(2..2 + usize::from(slot[1]))?;
@@ -155,13 +159,17 @@ mod tests {
         let (pending, left) = Pending::open(tmp.path()).unwrap();
         assert!(left.is_empty());
         let made = pending.note(Kind::Create, &name(1));
-        drop(pending.note(Kind::Change, &name(2)));
-        let changed = pending.note(Kind::Change, &name(3));
+        drop(pending.note(Kind::Change { mtime: 0 }, &name(2)));
+        let changed = pending.note(Kind::Change { mtime: 1_700_000_000 }, &name(3));
         let pushed = pending.note(Kind::Push { mtime: 1_800_000_000 }, &name(4));
         let (again, left) = Pending::open(tmp.path()).unwrap();
         assert_eq!(
             left,
-            [(Kind::Create, name(1)), (Kind::Change, name(3)), (Kind::Push { mtime: 1_800_000_000 }, name(4))]
+            [
+                (Kind::Create, name(1)),
+                (Kind::Change { mtime: 1_700_000_000 }, name(3)),
+                (Kind::Push { mtime: 1_800_000_000 }, name(4))
+            ]
         );
         assert_eq!(Pending::open(tmp.path()).unwrap().1.len(), 3, "until it is settled");
         again.settled().unwrap();
@@ -173,7 +181,7 @@ mod tests {
     fn more_changes_than_slots_are_no_error_and_slots_come_back() {
         let tmp = tempfile::tempdir().unwrap();
         let (pending, _) = Pending::open(tmp.path()).unwrap();
-        let noted: Vec<_> = (0..SLOTS + 5).map(|n| pending.note(Kind::Change, &name(n))).collect();
+        let noted: Vec<_> = (0..SLOTS + 5).map(|n| pending.note(Kind::Change { mtime: 0 }, &name(n))).collect();
         assert_eq!(Pending::open(tmp.path()).unwrap().1.len(), SLOTS);
         drop(noted);
         assert_eq!(pending.free.lock().len(), SLOTS);

@@ -18,7 +18,7 @@ use tracing::error;
 use super::info::is_appender;
 use super::upload::WHOLE;
 use super::{Done, Note, Place, Refusal, Service, fixed, noted};
-use crate::clock;
+use crate::clock::{self, seconds};
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::disk::pending::Kind;
@@ -76,7 +76,7 @@ impl Service {
             self.can_record()?;
             held.set_sum(None);
         }
-        let noted = self.pending.note(Kind::Change, write.name);
+        let noted = self.pending.note(Kind::Change { mtime: seconds(old.mtime) }, write.name);
         held.adding(&old);
         if at < old.size && write.size <= WHOLE {
             // Nothing of the file changes before all of it is here.
@@ -162,7 +162,7 @@ impl Service {
             }
             self.can_record()?;
             held.set_sum(None);
-            let noted = self.pending.note(Kind::Change, &request.name);
+            let noted = self.pending.note(Kind::Change { mtime: seconds(old.mtime) }, &request.name);
             place.try_on("truncate", |_| file.set_len(request.size))?;
             let change = Change::Truncate { old: old.size, new: request.size };
             let recorded = self.record_noted(stamp(&place, &file, &old, &change), change, &request.name, noted)?;

@@ -54,7 +54,7 @@ impl Service {
         }
         self.can_record()?;
         let time = removal_of(&name, &meta);
-        let noted = self.pending.note(Kind::Change, &name);
+        let noted = self.pending.note(Kind::Change { mtime: seconds(meta.mtime) }, &name);
         self.unlink_for_good(&place, &name, seconds(time), meta.size).await?;
         let recorded = match self.record_done(time, Change::Delete, &name) {
             Ok(recorded) => recorded,
@@ -97,7 +97,7 @@ impl Service {
         // A name that cannot be recorded has never been given to metadata.
         let Ok(place) = self.place(&metadata) else { return Ok(Recorded::default()) };
         let removed = place.dir().meta(&place.rel, false).and_then(|meta| {
-            let noted = self.pending.note(Kind::Change, &metadata);
+            let noted = self.pending.note(Kind::Change { mtime: seconds(meta.mtime) }, &metadata);
             place.dir().unlink(&place.rel)?;
             Ok((removal_of(&metadata, &meta), noted))
         });

@@ -55,7 +55,8 @@ impl Service {
             None => self.deleted.time_of_creation(name, now),
         };
         self.can_record()?;
-        let noted = self.pending.note(Kind::Change, name);
+        let mtime = known.as_ref().map_or(0, |meta| seconds(meta.mtime));
+        let noted = self.pending.note(Kind::Change { mtime }, name);
         let (change, file) = if metadata.is_empty() {
             match place.try_on("remove", |p| p.dir().unlink(&p.rel)) {
                 // Another member may have some that has not come here yet.

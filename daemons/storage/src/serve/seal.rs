@@ -51,13 +51,14 @@ impl Service {
             None => checksum(file, meta.size, self.settings.timeout).await?,
         };
         let mut renamed = None;
-        let _old = self.pending.note(Kind::Change, &old);
+        let change = Kind::Change { mtime: seconds(meta.mtime) };
+        let _old = self.pending.note(change, &old);
         for _ in 0..DRAWS {
             let size = SizeField::normal(meta.size, thread::random() as u32);
             let block = NameBlock { source, timestamp: seconds(clock::now()), size, crc32 };
             let new = old.with_block(&block);
             let target = self.place(&new)?;
-            let noted = self.pending.note(Kind::Change, &new);
+            let noted = self.pending.note(change, &new);
             match place.dir().rename_new(&place.rel, &target.rel) {
                 Ok(()) => {
                     renamed = Some((new, target, noted));

@@ -174,7 +174,8 @@ impl Lane {
         let whole = Whole { name, timestamp };
         match record.change {
             Change::Create => self.create(self.dated(record, whole)?).await,
-            // Taken from another member, in place of what others may have made something of by now.
+            // Taken from another member, in place of what others may have made something of by now; or what it was after
+            // a change that was cut off by a kill.
             Change::Update if is_appender(name) => self.try_reconcile(whole, false).await,
             Change::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
             Change::Delete => {
@@ -308,7 +309,7 @@ impl Lane {
             Err(SendError::Read(e)) => return Err(Stop::Outcome(Outcome::Unreadable(e))),
         };
         match judge(command, answer) {
-            Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
+            Verdict::Update => self.try_reconcile(whole, false).await,
             _ => self.conclude(command, answer),
         }
     }
@@ -322,10 +323,10 @@ impl Lane {
         let message = SyncTruncate { old_size, new_size, timestamp: whole.timestamp, group, name: *whole.name };
         let answer = self.ask(command, 0, &message).await?;
         match judge(command, answer) {
-            Verdict::Update => self.send_whole(Command::SyncUpdateFile, whole).await,
+            Verdict::Update => self.try_reconcile(whole, false).await,
             Verdict::Compare => match self.info(whole.name, NO_CRC).await? {
                 Some(there) if there.size == new_size => Ok(()),
-                _ => self.send_whole(Command::SyncUpdateFile, whole).await,
+                _ => self.try_reconcile(whole, false).await,
             },
             _ => self.conclude(command, answer),
         }

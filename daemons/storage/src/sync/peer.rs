@@ -159,7 +159,10 @@ impl Peer {
             },
             _ => None,
         };
-        let mut mark = self.mark(&files, member.status).await?;
+        // Asked whatever the status is: the peer may have left, or lost its disks, and come back while this storage was
+        // away, or could not hear the trackers. FastDFS's trackers, too, answer it for members that serve.
+        let source = self.cluster.sync_source(&self.id).await?.0;
+        let mut mark = self.mark(&files, member.status, source).await?;
         // Kept before it is used: where to begin is found out while the member is new, and holds when it serves.
         mark.save_later().await?;
         // A storage that is not its source has nothing for a new member before that serves. Who its source is may change
@@ -181,8 +184,10 @@ impl Peer {
                 info!("pushing the files of the group to {}, as its source", self.id);
                 self.cluster.report_status(&self.id, StorageStatus::Syncing).await?;
             }
-            // It was told before this process began, or not at all.
-            StorageStatus::Syncing if mark.state.sync_old_done => {
+            // It was told before this process began, or not at all. It may have another source since.
+            StorageStatus::Syncing
+                if mark.state.sync_old_done && source.is_none_or(|s| s.source == self.cluster.identity.id) =>
+            {
                 self.cluster.report_status(&self.id, StorageStatus::Offline).await?;
             }
             _ => {}
@@ -211,15 +216,17 @@ impl Peer {
     }
 
     /// Where to go on, or to begin.
-    async fn mark(&mut self, files: &PeerFiles, status: StorageStatus) -> Result<Mark, Trouble> {
+    async fn mark(
+        &mut self,
+        files: &PeerFiles,
+        status: StorageStatus,
+        source: Option<SyncNotify>,
+    ) -> Result<Mark, Trouble> {
         let known = {
             let (path, trails) = (files.mark(), self.trails.clone());
             blocking::run(move || Ok(Mark::load(path, trails))).await?
         };
         let known = known.map_err(|e| Trouble::Mark(format!("{e:#}")))?;
-        // Asked whatever the status is: the peer may have left, or lost its disks, and come back while this storage was
-        // away, or could not hear the trackers. FastDFS's trackers, too, answer it for members that serve.
-        let source = self.cluster.sync_source(&self.id).await?.0;
         let is_source = source.is_some_and(|s| s.source == self.cluster.identity.id);
         let waits = matches!(status, StorageStatus::Init | StorageStatus::WaitSync);
         let until = known.as_ref().map(|m| m.state.until_timestamp);
@@ -294,6 +301,8 @@ impl Peer {
             }
             aside.sync().await?;
         }
-        Ok(self.trails.at(&files.mark(), source.until - CLOCKS_DIFFER).unwrap_or(BEGINNING))
+        // It may be later than any clock: each beginning of a member has a later time than the one before.
+        let chosen = source.until.min(clock::now());
+        Ok(self.trails.at(&files.mark(), chosen - CLOCKS_DIFFER).unwrap_or(BEGINNING))
     }
 }

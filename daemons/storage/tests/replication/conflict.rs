@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fdfs_protocol::peer::replica::{ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
+use fdfs_storage::disk::pending::{self, Pending};
 
 use crate::common::{self, Client, noise};
 use crate::group::Group;
@@ -295,5 +296,40 @@ fn what_follows_a_change_that_came_with_the_file_is_later_than_that() {
         let kept = group.converge("the last change stays");
         let kept = &kept[&Path::new("data").join(name.true_name())];
         assert!(kept.ends_with(b"cde"), "{change:?}: {kept:?}");
+    }
+}
+
+#[test]
+fn what_follows_a_change_that_a_kill_cut_off_is_later_than_that() {
+    let mut group = Group::with(2);
+    (0..2).for_each(|i| group.wait_active(i));
+    let data = group.members[0].config.base_path.join("data");
+    for half_made in [false, true] {
+        let name = group.client(0).upload_appender(b"0123456789", "log");
+        let path = data.join(name.true_name());
+        // As if the clock had been ahead.
+        let ahead = name.block().unwrap().timestamp + 1000;
+        group.put(0, &name, b"0123456789", UNIX_EPOCH + Duration::from_secs(ahead.into()));
+        assert_eq!(group.client(0).modify(&name, 0, b"x").status, 0);
+        group.until("taken", |group| group.binlog(1).contains(&format!(" m {name}")));
+        group.stop(0);
+        let mtime = if half_made {
+            // It has the time of the system, and no recent record tells how far ahead it was.
+            std::fs::write(&path, b"yy23456789").unwrap();
+            group.put(1, &name, b"x123456789", UNIX_EPOCH + Duration::from_secs(u64::from(ahead) + 1000));
+            ahead + 1000
+        } else {
+            // It has its record, and waited for a disk or another member.
+            ahead
+        };
+        let (pending, _) = Pending::open(&data).unwrap();
+        std::mem::forget(pending.note(pending::Kind::Change { mtime }, &name));
+        group.start(0);
+        group.wait_active(0);
+        group.until("what it is now is taken", |group| group.binlog(1).contains(&format!(" u {name}")));
+        Change::Cut(4).make(&mut group.client(0), &name, 10);
+        let kept = group.converge("the cut stays");
+        let kept = &kept[&Path::new("data").join(name.true_name())];
+        assert_eq!(kept, if half_made { b"yy23" } else { b"x123" });
     }
 }

@@ -253,7 +253,7 @@ fn a_store_path_that_is_lost_costs_no_other_member_its_files() {
     std::fs::remove_dir_all(&paths[0].path).unwrap();
     std::fs::create_dir_all(&paths[0].path).unwrap();
     let (pending, _) = Pending::open(&base_path.join("data")).unwrap();
-    std::mem::forget(pending.note(pending::Kind::Change, &half));
+    std::mem::forget(pending.note(pending::Kind::Change { mtime: 0 }, &half));
     drop(pending);
     std::fs::write(group.aside(0, 1), format!("1700000000 U {refused}\n")).unwrap();
     group.start(0);

@@ -527,8 +527,8 @@ fn a_change_died_before_its_record(marked: bool) {
     std::mem::forget(pending.note(pending::Kind::Create, &made));
     // This one has its record.
     std::mem::forget(pending.note(pending::Kind::Create, &kept));
-    std::mem::forget(pending.note(pending::Kind::Change, &appender));
-    std::mem::forget(pending.note(pending::Kind::Change, &removed));
+    std::mem::forget(pending.note(pending::Kind::Change { mtime: 0 }, &appender));
+    std::mem::forget(pending.note(pending::Kind::Change { mtime: 0 }, &removed));
     group.start(0);
     let files = group.converge("after");
     assert_eq!(files.len(), 2);

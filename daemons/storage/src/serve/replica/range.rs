@@ -1,7 +1,7 @@
 //! SYNC_APPEND_FILE, SYNC_MODIFY_FILE and SYNC_TRUNCATE_FILE: changes of an appender.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::{Origins, THEIR_CLOCK, fetch};
 use crate::blocking;
+use crate::clock::seconds;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta};
 use crate::disk::incoming::Incoming;
@@ -24,6 +25,9 @@ use crate::serve::change::shorten;
 use crate::serve::record::Line;
 use crate::serve::upload::WHOLE;
 use crate::serve::{Done, Place, Pusher, Refusal, Service, fixed};
+
+/// Bytes that one job copies, so that others have their turn.
+const COPIED_AT_ONCE: u64 = 16 * 1024 * 1024;
 
 impl Service {
     pub(super) async fn take_range(&self, conn: &mut Conn<'_>, modify: bool, pusher: Option<&Pusher>) -> Done {
@@ -82,8 +86,7 @@ impl Service {
         }
         let over = head.offset < old.size;
         let staged = if over { self.stage(conn, &place, &head).await? } else { None };
-        let _noted =
-            self.pending.note(pending::Kind::Push { mtime: u32::try_from(old.mtime).unwrap_or(0) }, &head.name);
+        let _noted = self.pending.note(pending::Kind::Push { mtime: seconds(old.mtime) }, &head.name);
         // As for clients: the sum goes on over what is added at the end.
         let before = held.sum(old.size).filter(|_| head.offset == old.size);
         let mut hasher = before.as_ref().map_or_else(Hasher::new, |sum| sum.hasher.clone());
@@ -136,6 +139,7 @@ impl Service {
             true => conn.head(head.len as usize).await.map(|_| None)?,
             false => {
                 let staged = self.begin_push(place)?;
+                place.try_on("make room in", |_| dir::reserve(staged.file(), 0, head.len))?;
                 self.receive_into(conn, staged.file(), 0, head.len, &mut Hasher::new()).await?;
                 Some(staged)
             }
@@ -180,9 +184,6 @@ impl Service {
             other => other?,
         };
         let old = place.try_on("look at", |_| dir::meta_of(&file))?;
-        // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
-        // it was pushed. What is shorter lacks something. But old files come as they are now, before what made them so, and of
-        // that FastDFS passes over what goes beyond their present end: they must not be cut on the way.
         if old.is_file() && self.is_out_of_turn(&change, &old, origin) && !self.came_before(&line, &old, origin) {
             debug!("{}: was changed later here than it was cut to {} bytes", request.name, request.new_size);
             return Err(Status::EAGAIN.into());
@@ -197,6 +198,9 @@ impl Service {
             }
             self.not_lost(conn, &request.name)?;
         }
+        // Longer than the new size, it is cut whatever it was: FastDFS passes over what was appended and cut again before
+        // it was pushed. What is shorter lacks something. But old files come as they are now, before what made them so, and of
+        // that FastDFS passes over what goes beyond their present end: they must not be cut on the way.
         let other = old.size != request.old_size;
         if !old.is_file() || (other && (old.size <= request.new_size || !self.active.get())) {
             if old.size == request.new_size {
@@ -211,6 +215,7 @@ impl Service {
         }
         self.can_record()?;
         held.set_sum(None);
+        let _noted = self.pending.note(pending::Kind::Push { mtime: seconds(old.mtime) }, &request.name);
         place.try_on("truncate", |_| file.set_len(request.new_size))?;
         date(&place, &file, &old, request.timestamp)?;
         self.record_push(&line, true)?;
@@ -224,13 +229,20 @@ impl Service {
 /// Copies what was received to its place in a file.
 async fn write_staged(place: &Place<'_>, staged: Incoming, file: &File, offset: u64) -> Result<(), Refusal> {
     let (mut from, mut to) = (staged.into_file(), place.try_on("open", |_| file.try_clone())?);
-    let copied = blocking::run(move || {
-        from.rewind()?;
-        to.seek(SeekFrom::Start(offset))?;
-        io::copy(&mut from, &mut to)
-    });
-    let copied = copied.await;
-    Ok(place.try_on("write to", |_| copied).map(drop)?)
+    place.try_on("read from", |_| from.rewind())?;
+    place.try_on("write to", |_| to.seek(SeekFrom::Start(offset)))?;
+    loop {
+        let copied = blocking::run(move || {
+            let n = io::copy(&mut (&from).take(COPIED_AT_ONCE), &mut &to)?;
+            Ok((from, to, n))
+        });
+        let copied = copied.await;
+        let (f, t, n) = place.try_on("write to", |_| copied)?;
+        if n == 0 {
+            return Ok(());
+        }
+        (from, to) = (f, t);
+    }
 }
 
 /// Whether the file was changed here after one of FastDFS's storages made a change of it.
