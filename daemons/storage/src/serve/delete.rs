@@ -8,7 +8,6 @@ use fdfs_protocol::storage::FileRequest;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
-use super::info::is_appender;
 use super::record::Recorded;
 use super::{Done, Note, Place, Refusal, Service, noted};
 use crate::blocking;
@@ -37,15 +36,10 @@ impl Service {
         self.can_keep()?;
         let name = request.name;
         let place = self.place(&name)?;
-        // Whoever appends to the file finishes first, so that its record comes before ours.
-        let _held = match is_appender(&name) {
-            true => {
-                let mut held = self.names.hold(&name, self.settings.timeout).await?;
-                held.set_sum(None);
-                Some(held)
-            }
-            false => None,
-        };
+        // Whoever appends to the file, or brings it from another member, finishes first: its record comes before ours, and
+        // it puts nothing in the place of what is gone.
+        let mut held = self.names.hold(&name, self.settings.timeout).await?;
+        held.set_sum(None);
         let meta = place.try_on("look at", |p| p.dir().meta(&p.rel, false))?;
         if meta.is_link() {
             *what = Count::DeleteLink;
@@ -66,6 +60,8 @@ impl Service {
         // Still noted: it goes with its file, at the next start if this process dies now.
         let metadata = self.delete_metadata(&name)?;
         drop(noted);
+        // Another member may be removing it, too, and waits for this one to have that.
+        drop(held);
         self.keep(recorded, place.index, None, self.dir_to_settle(&place)?).await?;
         metadata.kept().await?;
         Ok(conn.send(&Header::ok(0).encode()).await?)
