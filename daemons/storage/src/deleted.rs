@@ -9,14 +9,10 @@
 //! The newest are remembered, and after a start those in the last part of the binlog.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 
 use fdfs_protocol::RemoteName;
-use fdfs_protocol::binlog::Change;
+use fdfs_protocol::binlog::{Change, Record};
 use parking_lot::Mutex;
-
-use crate::disk::binlog::Binlog;
-use crate::disk::history::last_records;
 
 /// Names remembered; some 10 MB.
 const MAX: usize = 65_536;
@@ -58,21 +54,18 @@ fn key(name: &RemoteName) -> Key {
 }
 
 impl Deleted {
-    /// Remembers what the last part of the binlog tells.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn load(binlog: &Binlog) -> io::Result<Deleted> {
+    /// Remembers what the last records of the binlog tell.
+    pub fn of(records: &[Record]) -> Deleted {
         let deleted = Deleted::default();
-        for record in last_records(binlog, TAIL)? {
-            match record.change {
+        for record in records {
+            match &record.change {
                 Change::Delete => drop(deleted.add(&record.name, record.timestamp)),
-                Change::Rename { old } => drop(deleted.rename(&old, &record.name, record.timestamp)),
+                Change::Rename { old } => drop(deleted.rename(old, &record.name, record.timestamp)),
                 Change::Create | Change::Link { .. } => deleted.forget(&record.name),
                 _ => {}
             }
         }
-        Ok(deleted)
+        deleted
     }
 
     /// A file is removed. False if that was known: of what can be made anew, that it was removed at this time or later.
@@ -162,6 +155,8 @@ fn base_of(metadata: &RemoteName) -> Option<RemoteName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::binlog::Binlog;
+    use crate::disk::history::last_records;
 
     const NORMAL: &str = "M00/00/00/Ck0ABmsHvW6AJhDDAAIzYN_CIyA451.dat";
     const APPENDER: &str = "M00/00/00/Ck4AAWsA5LaEYVcFAAAAALBg714379.txt";
@@ -241,14 +236,15 @@ mod tests {
     fn a_start_looks_into_the_binlog() {
         let dir = tempfile::tempdir().unwrap();
         let binlog = Binlog::open(dir.path()).unwrap();
-        assert!(!Deleted::load(&binlog).unwrap().is_late(&name(NORMAL), 1));
+        let load = || Deleted::of(&last_records(&binlog, TAIL).unwrap());
+        assert!(!load().is_late(&name(NORMAL), 1));
         let again = slave();
         let text = format!(
             "10 C {NORMAL}\n11 d {NORMAL}\nnonsense\n12 r {} {APPENDER}\n13 D {again}\n14 C {again}\n",
             NORMAL.replace("451", "452")
         );
         binlog.append(text.as_bytes()).unwrap();
-        let deleted = Deleted::load(&binlog).unwrap();
+        let deleted = load();
         assert!(deleted.is_late(&name(NORMAL), 10) && deleted.is_late(&name(APPENDER), 10));
         assert!(!deleted.is_late(&again, 12));
     }

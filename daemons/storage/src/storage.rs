@@ -218,8 +218,8 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     settle_pending(&store, &binlog, &left, |path| path.created || (config.check_store_path_mark && !is_marked(path)))
         .and_then(|()| pending.settled())
         .context("cannot settle changes that were being made when the storage died")?;
-    let deleted = Deleted::load(&binlog).context("cannot read the binlog")?;
-    let taken = Taken::load(&binlog).context("cannot read the binlog")?;
+    let recent = last_records(&binlog, TAIL).context("cannot read the binlog")?;
+    let (deleted, taken) = (Deleted::of(&recent), Taken::of(&recent));
     let syncer = match config.fsync {
         Fsync::Never => None,
         Fsync::Always => {
@@ -232,7 +232,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
     // Of what came before anything was noted, nothing is known.
     let born = (binlog.place() == Place { file: 0, offset: 0 }).then(clock::now);
     let synced = Synced::load(&synced_path(&binlog), born).context("remove it to take everything to be in question")?;
-    last_records(&binlog, TAIL).context("cannot read the binlog")?.iter().for_each(|record| synced.came(record));
+    recent.iter().for_each(|record| synced.came(record));
     if born.is_some() {
         replace_file(&synced_path(&binlog), synced.to_text().as_bytes())?;
     }
@@ -315,8 +315,8 @@ fn settle_pending(
             Kind::Change { mtime } => *mtime,
             Kind::Create | Kind::Push { .. } => 0,
         };
-        let known = last.map_or(before, |record| before.max(record.timestamp));
-        let timestamp = now.max(known.saturating_add(1));
+        let latest = last.map_or(before, |record| before.max(record.timestamp));
+        let timestamp = now.max(latest.saturating_add(1));
         if change == Change::Update {
             // What a client changes next comes after it.
             dir::set_mtime(&path.dir.open_write(&rel)?, timestamp, Origin::Client)?;

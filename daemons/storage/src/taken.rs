@@ -8,14 +8,9 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 
-use fdfs_protocol::binlog::{Change, Origin};
+use fdfs_protocol::binlog::{Change, Origin, Record};
 use parking_lot::Mutex;
-
-use crate::deleted::TAIL;
-use crate::disk::binlog::Binlog;
-use crate::disk::history::last_records;
 
 /// Changes remembered; some 3 MB.
 const MAX: usize = 65_536;
@@ -34,19 +29,16 @@ struct Inner {
 }
 
 impl Taken {
-    /// Remembers what the last part of the binlog tells.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn load(binlog: &Binlog) -> io::Result<Taken> {
+    /// Remembers what the last records of the binlog tell.
+    pub fn of(records: &[Record]) -> Taken {
         let taken = Taken::default();
-        for record in last_records(binlog, TAIL)? {
+        for record in records {
             let is_write = matches!(record.change, Change::Modify { .. } | Change::Truncate { .. });
             if record.origin == Origin::Replica && is_write {
                 taken.add(format!("{record}\n").as_bytes());
             }
         }
-        Ok(taken)
+        taken
     }
 
     /// A change was made; `line` is its record.
@@ -72,6 +64,9 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deleted::TAIL;
+    use crate::disk::binlog::Binlog;
+    use crate::disk::history::last_records;
 
     fn line(n: usize) -> Vec<u8> {
         format!("{n} m M00/00/00/Ck4AAWsA5LaEYVcFAAAAALBg714379.txt 0 7\n").into_bytes()
@@ -95,7 +90,7 @@ mod tests {
         let own = String::from_utf8(line(1)).unwrap().replace(" m ", " M ");
         binlog.append(own.as_bytes()).unwrap();
         binlog.append(&line(2)).unwrap();
-        let taken = Taken::load(&binlog).unwrap();
+        let taken = Taken::of(&last_records(&binlog, TAIL).unwrap());
         assert!(taken.has(&line(2)) && !taken.has(own.as_bytes()) && !taken.has(&line(1)));
     }
 }

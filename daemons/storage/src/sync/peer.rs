@@ -236,8 +236,8 @@ impl Peer {
         if let Some(mut known) = known {
             let goes_on = match status {
                 _ if begins_anew => false,
-                // One that is put back to waiting for the old files gets all of them.
-                // So does one that waits for another source than this one, which was done with it.
+                // One that is put back to waiting for the old files begins anew, for this storage if that is, or was, its
+                // source; others go on.
                 _ if waits => !is_source && source.is_some() && !known.state.sync_old_done,
                 StorageStatus::Syncing => known.state.need_sync_old || !is_source,
                 _ => true,

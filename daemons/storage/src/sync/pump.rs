@@ -189,6 +189,7 @@ impl<'a> Pump<'a> {
             if self.save_at.is_some_and(|at| at <= now) || self.mark.unsaved() >= self.cluster.config.write_mark_every {
                 self.save().await?;
             }
+            self.tell(now);
             let (Idle::End(until) | Idle::Until(until)) = idle;
             let wake = [self.save_at, until].into_iter().flatten().fold(sign_at, Instant::min);
             let binlog = self.cluster.service.binlog.clone();
@@ -334,16 +335,15 @@ impl<'a> Pump<'a> {
             blocking::run(move || binlog.sync()).await?;
         }
         self.aside.sync().await?;
-        self.tell();
         Ok(self.mark.save_later().await?)
     }
 
-    /// A full sync may take hours.
-    fn tell(&mut self) {
-        if !is_old_data(&self.mark.state) || Instant::now() < self.tell_at {
+    /// A full sync may take hours: says how far it is.
+    fn tell(&mut self, now: Instant) {
+        if now < self.tell_at || !is_old_data(&self.mark.state) {
             return;
         }
-        self.tell_at = Instant::now() + TELL_EVERY;
+        self.tell_at = now + TELL_EVERY;
         let Progress { place, pushed, .. } = self.mark.progress();
         let end = self.cluster.service.binlog.place();
         info!(

@@ -139,7 +139,9 @@ impl Service {
             true => conn.head(head.len as usize).await.map(|_| None)?,
             false => {
                 let staged = self.begin_push(place)?;
-                place.try_on("make room in", |_| dir::reserve(staged.file(), 0, head.len))?;
+                let (file, len) = (place.try_on("open", |_| staged.file().try_clone())?, head.len);
+                let reserved = blocking::run(move || dir::reserve(&file, 0, len)).await;
+                place.try_on("make room in", |_| reserved)?;
                 self.receive_into(conn, staged.file(), 0, head.len, &mut Hasher::new()).await?;
                 Some(staged)
             }
@@ -229,20 +231,17 @@ impl Service {
 /// Copies what was received to its place in a file.
 async fn write_staged(place: &Place<'_>, staged: Incoming, file: &File, offset: u64) -> Result<(), Refusal> {
     let (mut from, mut to) = (staged.into_file(), place.try_on("open", |_| file.try_clone())?);
-    place.try_on("read from", |_| from.rewind())?;
     place.try_on("write to", |_| to.seek(SeekFrom::Start(offset)))?;
-    loop {
-        let copied = blocking::run(move || {
-            let n = io::copy(&mut (&from).take(COPIED_AT_ONCE), &mut &to)?;
-            Ok((from, to, n))
+    let mut copied = COPIED_AT_ONCE;
+    while copied == COPIED_AT_ONCE {
+        let piece = blocking::run(move || {
+            let copied = io::copy(&mut (&from).take(COPIED_AT_ONCE), &mut &to)?;
+            Ok((from, to, copied))
         });
-        let copied = copied.await;
-        let (f, t, n) = place.try_on("write to", |_| copied)?;
-        if n == 0 {
-            return Ok(());
-        }
-        (from, to) = (f, t);
+        let piece = piece.await;
+        (from, to, copied) = place.try_on("write to", |_| piece)?;
     }
+    Ok(())
 }
 
 /// Whether the file was changed here after one of FastDFS's storages made a change of it.
