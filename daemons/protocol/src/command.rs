@@ -212,6 +212,8 @@ commands! {
     /// Storage to storage, an extension: RESPONSE to a push of something that was overtaken here. FastDFS's storages look
     /// at the status of a response only.
     Overtaken = 201, "RESPONSE_OVERTAKEN";
+    /// Storage to storage, an extension: is there a later change of this file than mine?
+    SyncLatest = 202, "SYNC_LATEST";
 }
 
 #[cfg(test)]

@@ -74,6 +74,11 @@ impl Acks {
         Expected { acks: self.clone(), end, receiver, deadline: Instant::now() + self.patience }
     }
 
+    /// Whether somebody waits for members to have the change whose line ends at `end`.
+    pub fn is_expected(&self, end: Place) -> bool {
+        self.state.lock().waiting.contains_key(&end)
+    }
+
     /// The change whose line ends at `end` is at `member`.
     pub fn taken(&self, end: Place, member: StorageId) {
         let mut state = self.state.lock();
@@ -122,7 +127,7 @@ impl Acks {
         if alarm {
             error!(
                 "ack_members = {}: a change has not reached so many members within ack_timeout = {} s, and is refused \
-                 ({} others can be reached; start the missing members, or lower ack_members)",
+                 ({} others are connected; start the missing members, or lower ack_members)",
                 self.others + 1,
                 self.patience.as_secs(),
                 reached

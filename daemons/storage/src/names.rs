@@ -2,8 +2,9 @@
 //!
 //! Appends, modifications, truncations and metadata updates of one file exclude each other; they wait without holding
 //! up anybody else. With the lock comes the running CRC32 of an appender file, as long as it was written in sequence
-//! here: sealing a large file then needs no second look at its content. What is remembered is bounded; what was forgotten
-//! is computed from the file.
+//! here: sealing a large file then needs no second look at its content. And it is remembered of which files this member has
+//! the last change, as far as any other could be asked. What is remembered is bounded; what was forgotten is computed from
+//! the file, and asked again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,12 +14,17 @@ use std::time::Duration;
 use fdfs_protocol::{RemoteName, Status};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 use crate::disk::dir::Meta;
 use crate::serve::info::is_appender;
 
-/// Sums remembered at most.
+/// Files remembered at most.
 const MAX_SUMS: usize = 4096;
+
+/// A process that stood still for longer may have been passed over by members that asked it. They wait longer for an answer
+/// ([`ANSWER`](crate::serve::latest::ANSWER)).
+const LAPSE: Duration = Duration::from_secs(2);
 
 /// The CRC32 state of the first `size` bytes of a file.
 #[derive(Debug, Clone)]
@@ -29,8 +35,21 @@ pub struct Sum {
     pub size: u64,
 }
 
+/// A span of time in which no other member can have changed files without asking here or pushing the change, as far as this
+/// one can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term(u64);
+
+/// What is remembered of a file.
+#[derive(Debug, Default)]
+struct Known {
+    sum: Option<Sum>,
+    /// In this term it was found that no other member has a later change.
+    latest: Option<Term>,
+}
+
 type Key = (u8, Box<str>);
-type Cell = Arc<tokio::sync::Mutex<Option<Sum>>>;
+type Cell = Arc<tokio::sync::Mutex<Known>>;
 
 #[derive(Debug)]
 struct Slot {
@@ -40,11 +59,19 @@ struct Slot {
     recorded: Option<Meta>,
 }
 
-/// The files being changed, and those whose sum is remembered.
-#[derive(Debug, Default)]
+/// The files being changed, and those of which something is remembered.
+#[derive(Debug)]
 pub struct Names {
     slots: Mutex<HashMap<Key, Slot>>,
     clock: AtomicU64,
+    /// The number of this term, and when this process was seen to run.
+    term: Mutex<(u64, Instant)>,
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names { slots: Mutex::default(), clock: AtomicU64::new(0), term: Mutex::new((0, Instant::now())) }
+    }
 }
 
 /// The right to change one file. What it remembers of the content is the holder's to keep true.
@@ -52,7 +79,7 @@ pub struct Names {
 pub struct Held<'a> {
     names: &'a Names,
     key: Key,
-    guard: Option<OwnedMutexGuard<Option<Sum>>>,
+    guard: Option<OwnedMutexGuard<Known>>,
     adding: bool,
 }
 
@@ -76,11 +103,35 @@ impl Names {
         Ok(Held { names: self, key, guard: Some(guard), adding: false })
     }
 
+    /// The same without waiting; `None` if somebody changes the file.
+    pub fn try_hold(&self, name: &RemoteName) -> Option<Held<'_>> {
+        let key = key(name);
+        let guard = self.cell(&key).try_lock_owned().ok()?;
+        Some(Held { names: self, key, guard: Some(guard), adding: false })
+    }
+
     /// The sum of a file of this size, if it is known and nobody is changing the file.
     pub fn sum(&self, name: &RemoteName, size: u64) -> Option<Sum> {
         let cell = self.slots.lock().get(&key(name))?.cell.clone();
-        let sum = cell.try_lock().ok()?.clone();
+        let sum = cell.try_lock().ok()?.sum.clone();
         sum.filter(|sum| sum.size == size)
+    }
+
+    /// The present term.
+    pub fn term(&self) -> Term {
+        let mut term = self.term.lock();
+        let (number, seen) = &mut *term;
+        let now = Instant::now();
+        if now.duration_since(*seen) > LAPSE {
+            *number += 1;
+        }
+        *seen = now;
+        Term(*number)
+    }
+
+    /// Begins another term: this member, or one that pushes here, was away.
+    pub fn begin_term(&self) {
+        self.term.lock().0 += 1;
     }
 
     /// What of a file that looks like this is there to stay, and since when: what is being added may yet be taken back. To be
@@ -95,8 +146,9 @@ impl Names {
 
     /// Remembers the sum of a file that was just made, which nobody else can know yet.
     pub fn remember(&self, name: &RemoteName, sum: Sum) {
+        let latest = Some(self.term());
         if let Ok(mut cell) = self.cell(&key(name)).try_lock() {
-            *cell = Some(sum);
+            *cell = Known { sum: Some(sum), latest };
         }
     }
 
@@ -122,13 +174,26 @@ impl Names {
 impl Held<'_> {
     /// The sum of the whole file, if it is known and the file has this size.
     pub fn sum(&self, size: u64) -> Option<Sum> {
-        self.guard.as_ref()?.as_ref().filter(|sum| sum.size == size).cloned()
+        self.guard.as_ref()?.sum.as_ref().filter(|sum| sum.size == size).cloned()
     }
 
     /// Says what the sum is from now on.
     pub fn set_sum(&mut self, sum: Option<Sum>) {
         if let Some(guard) = &mut self.guard {
-            **guard = sum;
+            guard.sum = sum;
+        }
+    }
+
+    /// Whether it is known that no other member has a later change of the file.
+    pub fn is_latest(&self) -> bool {
+        let latest = self.guard.as_ref().and_then(|guard| guard.latest);
+        latest.is_some_and(|term| term == self.names.term())
+    }
+
+    /// Says whether that is known, and since which term: one from before the others were asked.
+    pub fn set_latest(&mut self, since: Option<Term>) {
+        if let Some(guard) = &mut self.guard {
+            guard.latest = since;
         }
     }
 
@@ -156,7 +221,7 @@ impl Drop for Held<'_> {
             self.set_recorded(None);
         }
         let Some(guard) = self.guard.take() else { return };
-        if guard.is_some() {
+        if guard.sum.is_some() || guard.latest.is_some() {
             return;
         }
         let mut slots = self.names.slots.lock();
@@ -204,6 +269,7 @@ mod tests {
         let mut held = names.hold(&name(1), Duration::ZERO).await.unwrap();
         assert!(held.sum(7).is_some());
         held.set_sum(None);
+        held.set_latest(None);
         drop(held);
         assert!(names.slots.lock().is_empty());
     }
@@ -236,6 +302,35 @@ mod tests {
             drop(held);
             assert_eq!(recorded(1, meta(7, 200)), (7, 200));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_of_other_members_holds_for_a_term() {
+        let names = Names::default();
+        let hold = async |n| names.hold(&name(n), Duration::ZERO).await.unwrap();
+        assert!(!hold(1).await.is_latest());
+        names.remember(&name(1), sum(1));
+        assert!(hold(1).await.is_latest(), "it was made here");
+        let asked = names.term();
+        hold(2).await.set_latest(Some(asked));
+        assert!(hold(2).await.is_latest());
+        names.begin_term();
+        assert!(!hold(1).await.is_latest() && !hold(2).await.is_latest());
+        hold(2).await.set_latest(Some(asked));
+        assert!(!hold(2).await.is_latest(), "asked before");
+        let asked = names.term();
+        [1, 2].iter().for_each(|n| names.try_hold(&name(*n)).unwrap().set_latest(Some(asked)));
+        hold(1).await.set_latest(None);
+        assert!(!hold(1).await.is_latest() && hold(2).await.is_latest());
+        for _ in 0..3 {
+            tokio::time::advance(LAPSE).await;
+            assert!(hold(2).await.is_latest());
+        }
+        tokio::time::advance(LAPSE + Duration::from_millis(1)).await;
+        assert!(!hold(2).await.is_latest(), "it stood still");
+        let held = hold(2).await;
+        assert!(names.try_hold(&name(2)).is_none());
+        drop(held);
     }
 
     #[tokio::test]

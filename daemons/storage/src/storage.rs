@@ -258,6 +258,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
         lives,
         access,
         membership: OnceLock::new(),
+        members: watch::Sender::default(),
     };
     Ok((service, init))
 }
@@ -489,6 +490,8 @@ async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mu
             now = ticks.tick() => now,
             _ = stopped.wait_for(|s| *s) => break,
         };
+        // It is seen to run.
+        service.names.term();
         let present = service.clone();
         let looked = blocking::run(move || {
             present.store.refresh_space();

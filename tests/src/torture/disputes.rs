@@ -1,6 +1,6 @@
-//! Files that two members took changes of in one round: the source was away, and took changes again before it had those
-//! of the other. They are changes of two states of the file, and cannot be joined; what is promised of such a file is that
-//! the members become equal, no more.
+//! Files that two members took changes of in one round in which these could not ask each other. They are changes of two
+//! states of the file, and cannot be joined; what is promised of such a file is that the members become equal, no more.
+//! Where they could ask, that excuses metadata only: of what is set as a whole the later stays, by the clocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -22,6 +22,11 @@ pub struct Marks(BTreeMap<usize, usize>);
 pub fn mark(fleet: &Fleet) -> io::Result<Marks> {
     let ends = fleet.shape().storages().map(|i| Ok((i, fleet.records(i)?.len())));
     Ok(Marks(ends.collect::<io::Result<_>>()?))
+}
+
+/// Leaves those that are excused though the members could ask each other.
+pub fn of_metadata(disputed: &mut BTreeSet<String>) {
+    disputed.retain(|name| name.ends_with("-m"));
 }
 
 /// Names of what two members have changed for clients since then, as file IDs have them; for metadata with `-m`. Or what one

@@ -127,6 +127,24 @@ pub fn plan(random: &mut Random, shape: &Shape, length: Duration, lose_disks: bo
     planned
 }
 
+/// Whether two members of a group may have changed one file without knowing of each other: they could not reach each other, or
+/// one of them was away while another had its last change.
+pub fn part_members(plan: &[Planned], shape: &Shape) -> bool {
+    let group = |host: usize| shape.storages().contains(&host).then(|| (host - shape.trackers) / shape.members);
+    let mut away: BTreeMap<usize, usize> = BTreeMap::new();
+    plan.iter().any(|planned| match planned.fault {
+        Fault::Isolate(a) => group(a).is_some(),
+        Fault::Part(a, b) | Fault::OneWay(a, b) => group(a).is_some() && group(a) == group(b),
+        Fault::LoseDisk(_) => true,
+        Fault::Kill(a) | Fault::Pause(a) | Fault::Restart(a) => group(a).is_some_and(|group| {
+            let members = away.entry(group).or_default();
+            *members += 1;
+            *members > 1
+        }),
+        Fault::FillDisk(_) | Fault::StepClock(..) => false,
+    })
+}
+
 fn server(random: &mut Random, shape: &Shape, storage: bool) -> usize {
     let from = if storage { shape.trackers } else { 0 };
     from + random.below((shape.servers() - from) as u64) as usize

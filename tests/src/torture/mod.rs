@@ -147,8 +147,11 @@ impl Run {
             say(&format!("round {}, seed {seed}", round + 1));
             let mut violations = Vec::new();
             let marks = disputes::mark(&self.fleet)?;
-            self.strain(options, seed, stop, say, report, &mut violations)?;
-            self.verify(&marks, stop, say, report, &mut violations)?;
+            let mut random = Random(seed);
+            let plan = faults::plan(&mut random, &options.shape, options.length, options.lose_disks);
+            self.strain(options, &plan, stop, say, report, &mut violations)?;
+            let parted = faults::part_members(&plan, &options.shape);
+            self.verify(&marks, parted, stop, say, report, &mut violations)?;
             if stop.load(Ordering::Relaxed) {
                 // Not checked to its end.
                 break;
@@ -167,15 +170,13 @@ impl Run {
     fn strain(
         &mut self,
         options: &Options,
-        seed: u64,
+        plan: &[faults::Planned],
         stop: &AtomicBool,
         say: &(dyn Fn(&str) + Sync),
         report: &mut Report,
         violations: &mut Vec<String>,
     ) -> Result<()> {
-        let mut random = Random(seed);
-        let plan = faults::plan(&mut random, &options.shape, options.length, options.lose_disks);
-        for planned in &plan {
+        for planned in plan {
             *report.faults.entry(planned.fault.kind()).or_default() += 1;
         }
         let (host, config) = (self.fleet.host(options.shape.client()).clone(), self.fleet.client_config()?);
@@ -189,7 +190,7 @@ impl Run {
                 scope.spawn(move || worker.work(history, over));
             }
             let began = Instant::now();
-            let inflicted = faults::inflict(fleet, &plan, stop, violations, |text| {
+            let inflicted = faults::inflict(fleet, plan, stop, violations, |text| {
                 say(&format!("  {:5.1} s  {text}", began.elapsed().as_secs_f32()));
             });
             while inflicted.is_ok() && began.elapsed() < options.length && !stop.load(Ordering::Relaxed) {
@@ -202,10 +203,11 @@ impl Run {
         })
     }
 
-    /// Waits for rest, and looks at every file.
+    /// Waits for rest, and looks at every file. `parted`: members of a group may not have been able to ask each other.
     fn verify(
         &mut self,
         marks: &disputes::Marks,
+        parted: bool,
         stop: &AtomicBool,
         say: &(dyn Fn(&str) + Sync),
         report: &mut Report,
@@ -227,8 +229,13 @@ impl Run {
         };
         let read: Vec<_> = self.mounted.iter_mut().flat_map(|worker| worker.check(violations)).collect();
         let (fleet, clients) = (&self.fleet, &mut self.clients);
-        let disputed = disputes::since(fleet, marks)?;
+        let mut disputed = disputes::since(fleet, marks)?;
         report.disputed += disputed.len();
+        if !parted {
+            report.joined += disputed.len();
+            disputes::of_metadata(&mut disputed);
+            report.joined -= disputed.len();
+        }
         let checked = fleet.host(fleet.shape().client()).run(|| {
             block_on(async {
                 let client = Client::new(fleet.client_config()?);

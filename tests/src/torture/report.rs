@@ -20,6 +20,8 @@ pub struct Report {
     pub files: usize,
     /// Of these, how often one was changed at two members in one round, so that only its being equal there was checked.
     pub disputed: usize,
+    /// How many of these were checked in full all the same, since the two could ask each other.
+    pub joined: usize,
     /// What is not as it must be. None, hopefully.
     pub violations: Vec<String>,
     /// The seed of the round with the violations.
@@ -37,6 +39,7 @@ impl Report {
             convergence: Vec::new(),
             files: 0,
             disputed: 0,
+            joined: 0,
             violations: Vec::new(),
             failed_seed: None,
             dir,
@@ -47,7 +50,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "rounds      {}", self.rounds)?;
-        writeln!(f, "files       {} compared, {} changed at two members", self.files, self.disputed)?;
+        let Report { files, disputed, joined, .. } = self;
+        writeln!(
+            f,
+            "files       {files} compared, {disputed} changed at two members, of which {joined} judged in full"
+        )?;
         let mut times = self.convergence.clone();
         times.sort();
         if let (Some(median), Some(most)) = (times.get(times.len() / 2), times.last()) {

@@ -5,12 +5,13 @@
 //! | [`member`] | the description of one storage that many messages share |
 //! | [`join`], [`report`] | storage to tracker |
 //! | [`parameters`] | the settings a tracker hands out |
-//! | [`replica`], [`trunk`], [`compare`] | storage to storage |
+//! | [`replica`], [`trunk`], [`compare`], [`latest`] | storage to storage |
 //! | [`election`] | tracker to tracker |
 
 pub mod compare;
 pub mod election;
 pub mod join;
+pub mod latest;
 pub mod member;
 pub mod parameters;
 pub mod replica;

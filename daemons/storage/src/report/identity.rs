@@ -47,6 +47,8 @@ pub struct Identity {
     pub parameters: Parameters,
     /// Addresses by id, when storage ids are in use.
     pub ids: HashMap<u32, IpText>,
+    /// There is no tracker.
+    pub alone: bool,
 }
 
 impl Identity {
@@ -60,6 +62,7 @@ impl Identity {
             join_id: StorageId::NONE,
             parameters,
             ids: HashMap::new(),
+            alone: true,
         }
     }
 
@@ -70,6 +73,8 @@ impl Identity {
             source: self.source(),
             reserved: p.reserved_storage_space,
             choice: if p.store_path == 2 { PathChoice::MostFree } else { PathChoice::RoundRobin },
+            id: self.id,
+            alone: self.alone,
             port,
             ip_size: p.response_ip_addr_size,
             ids: self.ids.clone(),
@@ -195,7 +200,8 @@ async fn settings(
         let id = StorageId::from_ip(first)
             .map_err(|e| unusable(format!("{first} cannot be the id of a storage: {e}; use storage ids")))?;
         link.quit().await;
-        return Ok(Identity { ips: ips.to_vec(), id, join_id: StorageId::NONE, parameters, ids: HashMap::new() });
+        let (join_id, ids) = (StorageId::NONE, HashMap::new());
+        return Ok(Identity { ips: ips.to_vec(), id, join_id, parameters, ids, alone: false });
     }
     let lines = storage_ids(&mut link, at).await?;
     let id = match config.server_id {
@@ -211,7 +217,7 @@ async fn settings(
     };
     link.quit().await;
     let ids = lines.iter().filter_map(|l| Some((l.number(), IpText::new(&l.host).ok()?))).collect();
-    Ok(Identity { ips: ips.to_vec(), id, join_id: id, parameters, ids })
+    Ok(Identity { ips: ips.to_vec(), id, join_id: id, parameters, ids, alone: false })
 }
 
 fn own_line<'a>(lines: &'a [StorageIdLine], group: GroupName, ips: &[IpAddr], port: u16) -> Option<&'a StorageIdLine> {

@@ -107,7 +107,7 @@ impl Cluster {
         active: Arc<Active>,
     ) -> Cluster {
         let seats = Mutex::new(vec![Seat::default(); config.trackers.len()]);
-        let group = service.settings.group;
+        let (group, members) = (service.settings.group, service.members.clone());
         Cluster {
             config,
             service,
@@ -118,7 +118,7 @@ impl Cluster {
             up_time,
             dial,
             identity,
-            members: watch::Sender::default(),
+            members,
             active,
             seats,
             standing: Mutex::default(),
@@ -194,6 +194,8 @@ impl Cluster {
 
     async fn join(&self, index: usize, tracker: &TrackerAddress) -> Result<(Link, StorageStatus), End> {
         let mut link = Link::connect(tracker.addrs(), self.dial).await?;
+        // It may have sent clients elsewhere until now.
+        self.service.names.begin_term();
         let flag = self.init.get();
         let request = JoinRequest {
             group: self.group,
@@ -322,9 +324,12 @@ impl Cluster {
     }
 
     /// What trackers say of the group, and with that the end of waiting, comes with the beats: this storage is not used
-    /// yet, or changes wait for members that have come meanwhile.
+    /// yet, or a member that is away may have come back, for which changes may wait, and others wait for what is pushed.
     fn waits_for_news(&self) -> bool {
-        !self.active.get() || self.service.acks.as_ref().is_some_and(|acks| acks.is_short())
+        let away = |members: &Members| members.iter().any(|(_, m)| m.status == StorageStatus::Offline);
+        !self.active.get()
+            || self.service.acks.as_ref().is_some_and(|acks| acks.is_short())
+            || away(&self.members.borrow())
     }
 
     async fn beat(&self, index: usize, link: &mut Link, reported: &mut Reported) -> Result<(), End> {

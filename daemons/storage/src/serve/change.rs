@@ -59,7 +59,7 @@ impl Service {
     async fn write(&self, conn: &mut Conn<'_>, write: Write<'_>) -> Done {
         self.can_keep()?;
         let place = self.place(write.name)?;
-        let mut held = self.names.hold(write.name, self.settings.timeout).await?;
+        let mut held = self.hold_latest(write.name).await?;
         let (file, old) = self.open_appender(&place, write.name)?;
         let at = write.offset.unwrap_or(old.size);
         if at > old.size || at.checked_add(write.size).is_none_or(|end| end > i64::MAX as u64) {
@@ -150,7 +150,7 @@ impl Service {
         noted(self, note, &request.name);
         self.can_keep()?;
         let place = self.place(&request.name)?;
-        let mut held = self.names.hold(&request.name, self.settings.timeout).await?;
+        let mut held = self.hold_latest(&request.name).await?;
         let (file, old) = self.open_appender(&place, &request.name)?;
         if request.size != old.size {
             // A full disk must not keep anybody from making room.

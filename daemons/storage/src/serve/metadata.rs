@@ -33,7 +33,10 @@ impl Service {
         let base = self.place(&name)?;
         base.try_on("look at", |p| p.dir().meta(&p.rel, true))?;
         // Two merges at once must not lose one.
-        let _held = self.names.hold(&metadata, self.settings.timeout).await?;
+        let _held = match mode {
+            MetadataMode::Overwrite => self.names.hold(&metadata, self.settings.timeout).await?,
+            MetadataMode::Merge => self.hold_latest(&metadata).await?,
+        };
         let place = self.place(&metadata)?;
         match mode {
             MetadataMode::Overwrite => self.store_metadata(&place, &metadata, &given).await?,

@@ -10,6 +10,7 @@
 //! | DOWNLOAD_FILE | [`download`] |
 //! | QUERY_FILE_INFO | [`info`] |
 //! | REPORT_SERVER_ID, SYNC_* (of other storages) | [`replica`] |
+//! | SYNC_LATEST (of other storages) | [`latest`] |
 //!
 //! What changes have in common, their records and what they wait for, is in [`record`].
 //!
@@ -20,6 +21,7 @@ mod change;
 mod delete;
 mod download;
 pub(crate) mod info;
+pub(crate) mod latest;
 mod metadata;
 mod record;
 mod replica;
@@ -40,8 +42,9 @@ use fdfs_protocol::config::ReservedSpace;
 use fdfs_protocol::file_id::Source;
 use fdfs_protocol::header::{HEADER_LEN, Header};
 use fdfs_protocol::peer::replica::ReportServerId;
-use fdfs_protocol::{Command, GroupName, IpSize, IpText, RemoteName, Status, WireError};
+use fdfs_protocol::{Command, GroupName, IpSize, IpText, RemoteName, Status, StorageId, WireError};
 use fdfs_server::{Dial, Handler};
+use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::access_log::{AccessLog, Entry};
@@ -59,6 +62,7 @@ use crate::disk::store::{PathChoice, Store, StorePath};
 use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
+use crate::report::members::Members;
 use crate::sync::compare::Questions;
 use crate::sync::lives::Lives;
 use crate::sync::lost::Lost;
@@ -77,6 +81,10 @@ pub struct Membership {
     pub reserved: ReservedSpace,
     /// How a store path is chosen when the client leaves it open.
     pub choice: PathChoice,
+    /// The id of this storage.
+    pub id: StorageId,
+    /// There are no trackers, and so no other members.
+    pub alone: bool,
     /// The port of the group's storages.
     pub port: u16,
     /// Width of address fields.
@@ -156,6 +164,8 @@ pub struct Service {
     pub access: Option<AccessLog>,
     /// Set once, when a tracker has told.
     pub membership: OnceLock<Membership>,
+    /// The storages of the group.
+    pub members: watch::Sender<Members>,
 }
 
 /// Why a request was not done.
@@ -343,6 +353,7 @@ impl Service {
             | Command::SyncCreateLink
             | Command::SyncRenameFile
             | Command::SyncCompare => self.take_push(conn, command, header.status, pusher).await,
+            Command::SyncLatest => self.tell_latest(conn).await,
             Command::ActiveTest if header.body_len == 0 => {
                 if header.status == ReportServerId::STRICT_TIMES {
                     let source = self.synced.source_at(conn.peer().ip());

@@ -89,6 +89,9 @@ impl Service {
             Command::ReportServerId => {
                 let ReportServerId { id } = self.message(conn, ReportServerId::decode).await?;
                 let source = self.synced.connected(id, conn.peer().ip());
+                // What it took while it did not push has not come.
+                self.names.begin_term();
+                self.questions.visited();
                 let strict = flag == ReportServerId::STRICT_TIMES;
                 *pusher = Some(Pusher { source: Some(source), first: true, strict });
             }
@@ -134,7 +137,8 @@ impl Service {
 
     /// The right to make a pushed change. A pusher whose disks are lost makes none any more.
     async fn hold_for_push(&self, conn: &Conn<'_>, name: &RemoteName) -> Result<Held<'_>, Refusal> {
-        let held = self.names.hold(name, self.settings.patience()).await?;
+        let mut held = self.names.hold(name, self.settings.patience()).await?;
+        held.set_latest(None);
         self.not_lost(conn, name).map(|()| held)
     }
 

@@ -44,7 +44,7 @@ impl Service {
         self.can_keep()?;
         let source = self.membership()?.source;
         let place = self.place(&old)?;
-        let mut held = self.names.hold(&old, self.settings.timeout).await?;
+        let mut held = self.hold_latest(&old).await?;
         let (file, meta) = self.open_appender(&place, &old)?;
         let crc32 = match held.sum(meta.size) {
             Some(sum) => sum.hasher.finalize(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fdfs_protocol::peer::compare::SyncCompare;
 use fdfs_protocol::{RemoteName, Status, StorageId};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
@@ -70,11 +70,18 @@ pub struct Questions {
     scan: Arc<Mutex<Option<Scan>>>,
     /// Scans begun.
     scans: AtomicU64,
+    visits: Notify,
 }
 
 impl Default for Questions {
     fn default() -> Questions {
-        Questions { loops: Mutex::default(), one: Semaphore::new(1), scan: Arc::default(), scans: AtomicU64::new(0) }
+        Questions {
+            loops: Mutex::default(),
+            one: Semaphore::new(1),
+            scan: Arc::default(),
+            scans: AtomicU64::new(0),
+            visits: Notify::new(),
+        }
     }
 }
 
@@ -123,6 +130,16 @@ impl Questions {
         loops.retain(|_, (at, _)| *at != ip);
         loops.insert(member, (ip, sender));
         receiver
+    }
+
+    /// A member was heard of: loops that pause try again.
+    pub fn visited(&self) {
+        self.visits.notify_waiters();
+    }
+
+    /// Waits until a member is heard of.
+    pub async fn visit(&self) {
+        self.visits.notified().await;
     }
 
     /// The turn to receive a question: each may be large. `None` while another is being received or answered.

@@ -95,7 +95,7 @@ impl Peer {
         while let Some(member) = self.wait(&mut members, true).await {
             let began = Instant::now();
             self.reached = false;
-            let ended = self.push(&mut members, member).await;
+            let ended = self.push(&mut members, member, complained).await;
             if self.reached && began.elapsed() > LONGEST_PAUSE {
                 (pause, complained) = (PAUSE, false);
             }
@@ -106,7 +106,9 @@ impl Peer {
                 Err(e) => debug!("replication to {}: {e}", self.id),
             }
             complained = true;
-            sleep(pause).await;
+            sleep(PAUSE).await;
+            // It may be back.
+            let _ = timeout(pause - PAUSE, self.cluster.service.questions.visit()).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         let known = self.cluster.members.borrow().get(&self.id).copied();
@@ -145,7 +147,14 @@ impl Peer {
     }
 
     /// Pushes until the peer's status forbids it, or something is wrong.
-    async fn push(&mut self, members: &mut watch::Receiver<Members>, member: Member) -> Result<(), Trouble> {
+    ///
+    /// `complained`: it has been said that something is wrong.
+    async fn push(
+        &mut self,
+        members: &mut watch::Receiver<Members>,
+        member: Member,
+        complained: bool,
+    ) -> Result<(), Trouble> {
         let files = self.files(&member);
         if self.aside.as_ref().is_none_or(|aside| aside.path() != files.aside()) {
             let path = files.aside();
@@ -191,6 +200,9 @@ impl Peer {
                 self.cluster.report_status(&self.id, StorageStatus::Offline).await?;
             }
             _ => {}
+        }
+        if complained {
+            info!("replication to {}: works again", self.id);
         }
         debug!("replication to {}: going on from {:?}", self.id, mark.progress());
         let Some(aside) = &mut self.aside else { return Ok(()) };

@@ -62,7 +62,8 @@ impl Poison {
 #[derive(Debug)]
 enum Job {
     Record(Record, Ticket, Place),
-    Aside(RemoteName, Cause),
+    /// What is set aside, and where the records of changes end that come with it, as far as somebody waits for them.
+    Aside(RemoteName, Cause, Vec<Place>),
 }
 
 struct Finished {
@@ -117,6 +118,8 @@ pub struct Pump<'a> {
     jobs: JoinSet<Finished>,
     /// Names that are being reconciled.
     reconciling: Vec<RemoteName>,
+    /// Where the records of changes end that were set aside, and that somebody may wait for.
+    late: Vec<(RemoteName, Place)>,
     /// Read, and not admitted yet.
     next: Option<(Record, Place)>,
     save_at: Option<Instant>,
@@ -156,6 +159,7 @@ impl<'a> Pump<'a> {
             turns,
             jobs: JoinSet::new(),
             reconciling: Vec::new(),
+            late: Vec::new(),
             next: None,
             save_at: None,
             alarm_at: Instant::now(),
@@ -258,7 +262,8 @@ impl<'a> Pump<'a> {
             };
             if let Some((name, cause)) = aside {
                 self.reconciling.push(name);
-                self.start(number, Job::Aside(name, cause));
+                let late = self.late.extract_if(.., |(late, _)| *late == name).map(|(_, end)| end).collect();
+                self.start(number, Job::Aside(name, cause, late));
                 continue;
             }
             // What is due by now has to wait for a push to end.
@@ -279,7 +284,7 @@ impl<'a> Pump<'a> {
             }
             if self.aside.contains(&record.name) && !matches!(record.change, Change::Rename { .. }) {
                 // The next try brings this change too. Of a name that is given back it does not tell where the file was.
-                self.set_aside(&record)?;
+                self.set_aside(&record, end)?;
                 self.window.skip(end);
                 self.moved();
                 continue;
@@ -373,14 +378,14 @@ impl<'a> Pump<'a> {
                     Ok(Outcome::PassedOver) => {}
                     Ok(outcome) => {
                         self.alarm(&record.name, &outcome);
-                        self.set_aside(&record)?;
+                        self.set_aside(&record, end)?;
                     }
                     Err(Gone) if poison.broke(end) => {
                         error!(
                             "replication to {}: the connection breaks whenever `{record}` is pushed; set aside",
                             self.id
                         );
-                        self.set_aside(&record)?;
+                        self.set_aside(&record, end)?;
                         self.window.done(ticket);
                         self.moved();
                         return Err(Trouble::Broken(self.addr));
@@ -390,8 +395,13 @@ impl<'a> Pump<'a> {
                 self.window.done(ticket);
                 self.moved();
             }
-            Job::Aside(name, cause) => {
+            Job::Aside(name, cause, late) => {
                 self.reconciling.retain(|other| *other != name);
+                match (&result, &self.cluster.service.acks) {
+                    (Ok(Outcome::Done), Some(acks)) => late.into_iter().for_each(|end| acks.taken(end, self.id)),
+                    (Ok(Outcome::PassedOver), _) | (_, None) => {}
+                    (_, Some(_)) => self.late.extend(late.into_iter().map(|end| (name, end))),
+                }
                 match result {
                     Ok(outcome @ (Outcome::Done | Outcome::PassedOver)) => {
                         self.aside.settled(&name, cause);
@@ -460,7 +470,11 @@ impl<'a> Pump<'a> {
         }
         self.aside.sync().await?;
         if !lacking.is_empty() {
-            info!("replication to {}: {} files that {} did not give it", self.id, lacking.len(), lost);
+            info!(
+                "replication to {}: pushing {} files that it may not have got from {lost} before that lost its disks",
+                self.id,
+                lacking.len()
+            );
         }
         if scope.part + 1 == scope.parts {
             self.cluster.service.questions.forget();
@@ -470,8 +484,16 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
-    fn set_aside(&mut self, record: &Record) -> Result<(), Trouble> {
+    /// `end`: where the record ends.
+    fn set_aside(&mut self, record: &Record, end: Place) -> Result<(), Trouble> {
         let now = Instant::now();
+        if let Some(acks) = &self.cluster.service.acks {
+            // As many as there are waiting requests.
+            self.late.retain(|(_, end)| acks.is_expected(*end));
+            if acks.is_expected(end) {
+                self.late.push((record.name, end));
+            }
+        }
         self.aside.add(record.name, Cause::of(record, &record.name), now)?;
         if let Change::Rename { old } = record.change {
             self.aside.add(old, Cause::of(record, &old), now)?;
@@ -556,7 +578,7 @@ async fn carry_out(
     };
     let result = match job {
         Job::Record(record, ..) => lane.push(record).await,
-        Job::Aside(name, cause) => lane.reconcile(name, *cause).await,
+        Job::Aside(name, cause, _) => lane.reconcile(name, *cause).await,
     };
     (Some(lane).filter(|_| result.is_ok()), result.map_err(Lost::from))
 }

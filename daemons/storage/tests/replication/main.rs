@@ -5,6 +5,7 @@
 mod common;
 mod conflict;
 mod group;
+mod latest;
 mod loss;
 mod promise;
 mod source;

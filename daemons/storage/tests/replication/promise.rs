@@ -205,3 +205,29 @@ fn a_member_that_has_something_later_is_not_counted() {
     // And goes on.
     assert_eq!(c.upload_as(fdfs_protocol::Command::UploadFile, b"new", "txt").status, 0);
 }
+
+#[test]
+fn a_change_that_is_set_aside_counts_when_it_has_come() {
+    let mut group = promising(2);
+    // Long enough for another try.
+    group.stop(0);
+    group.members[0].config.ack_timeout = Duration::from_secs(30);
+    group.start(0);
+    group.wait_active(0);
+    let name = group.client(0).upload_appender(b"0123", "log");
+    group.converge("before");
+    let file = group.members[1].config.base_path.join("data").join(name.true_name());
+    // A file where its directory must be.
+    let (dir, elsewhere) = (file.parent().unwrap(), file.ancestors().nth(2).unwrap().join("elsewhere"));
+    std::fs::rename(dir, &elsewhere).unwrap();
+    std::fs::write(dir, "in the way").unwrap();
+    let aside = group.aside(0, 1);
+    std::thread::scope(|scope| {
+        let appended = scope.spawn(|| group.client(0).append(&name, b"4567").status);
+        group.until("it is set aside", |_| std::fs::read_to_string(&aside).is_ok_and(|t| t.contains(name.as_str())));
+        std::fs::remove_file(dir).unwrap();
+        std::fs::rename(&elsewhere, dir).unwrap();
+        assert_eq!(appended.join().unwrap(), 0);
+    });
+    assert_eq!(at(&group, 1, &name).unwrap(), b"01234567");
+}

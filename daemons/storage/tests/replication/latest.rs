@@ -1,0 +1,125 @@
+//! Changes of one file that clients make at several members: each is made on top of the one before.
+
+use std::sync::Barrier;
+
+use fdfs_protocol::storage::MetadataMode;
+use fdfs_protocol::{RemoteName, Status};
+use fdfs_server::AllowHosts;
+use fdfs_storage::StorageConfig;
+
+use crate::group::Group;
+
+fn group_of(count: usize, change: impl Fn(&mut StorageConfig)) -> Group {
+    let mut group = Group::new();
+    for _ in 0..count {
+        group.add(&change);
+    }
+    (0..count).for_each(|i| group.wait_active(i));
+    group
+}
+
+/// Starts a member anew, which takes connections from these hosts only: 127.0.0.1 is the test.
+fn restart(group: &mut Group, index: usize, hosts: &[&str]) {
+    if group.members[index].storage.is_some() {
+        group.stop(index);
+    }
+    group.members[index].config.allow = AllowHosts::parse(hosts.iter().copied());
+    group.start(index);
+    group.wait_active(index);
+}
+
+fn content(group: &Group, member: usize, name: &RemoteName) -> Vec<u8> {
+    group.client(member).content(name)
+}
+
+#[test]
+fn a_member_that_was_away_changes_nothing_before_it_has_what_others_took_meanwhile() {
+    // What waits in vain, waits for three quarters of this.
+    let mut group = group_of(2, |config| config.network_timeout = std::time::Duration::from_secs(4));
+    let all = group.members[0].config.allow.clone();
+    let name = group.client(0).upload_appender(b"one ", "log");
+    assert_eq!(group.client(0).set_metadata(&name, MetadataMode::Overwrite, b"a\x021").status, 0);
+    group.converge("before");
+    group.stop(0);
+    assert_eq!(group.client(1).append(&name, b"two ").status, 0);
+    assert_eq!(group.client(1).set_metadata(&name, MetadataMode::Merge, b"b\x022").status, 0);
+    // It can ask, and not be pushed to.
+    restart(&mut group, 0, &["127.0.0.1"]);
+    let mut back = group.client(0);
+    for refused in [
+        back.append(&name, b"three "),
+        back.modify(&name, 0, b"ONE"),
+        back.truncate(&name, 1),
+        back.regenerate(&name),
+        back.set_metadata(&name, MetadataMode::Merge, b"c\x023"),
+    ] {
+        assert_eq!(refused.status, Status::EAGAIN.0);
+    }
+    assert_eq!(content(&group, 0, &name), b"one ");
+    // A file that nobody else changed is not held up.
+    let other = back.upload_appender(b"1", "log");
+    assert_eq!(back.append(&other, b"2").status, 0);
+    group.stop(0);
+    group.members[0].config.allow = all;
+    group.start(0);
+    group.wait_active(0);
+    // No matter whether it has been pushed to.
+    let mut back = group.client(0);
+    assert_eq!(back.append(&name, b"three ").status, 0);
+    assert_eq!(back.set_metadata(&name, MetadataMode::Merge, b"c\x023").status, 0);
+    group.converge("after");
+    assert_eq!(content(&group, 1, &name), b"one two three ");
+    assert_eq!(back.metadata(&name).body, b"a\x021\x01b\x022\x01c\x023");
+}
+
+#[test]
+fn what_only_one_of_the_others_got_of_a_member_that_is_away_is_not_passed_over() {
+    let mut group = group_of(3, |_| {});
+    let all = group.members[1].config.allow.clone();
+    let name = group.client(0).upload_appender(b"one ", "log");
+    group.converge("before");
+    // Of member 0, at 127.0.0.2, it hears nothing.
+    restart(&mut group, 1, &["127.0.0.1", "127.0.0.4"]);
+    assert_eq!(group.client(0).append(&name, b"two ").status, 0);
+    group.until("the other one has it", |group| content(group, 2, &name) == b"one two ");
+    assert_eq!(content(&group, 1, &name), b"one ");
+    group.stop(0);
+    assert_eq!(group.client(1).append(&name, b"three ").status, 0);
+    assert_eq!(content(&group, 1, &name), b"one two three ");
+    group.stop(1);
+    group.members[1].config.allow = all;
+    (0..2).for_each(|i| group.start(i));
+    (0..2).for_each(|i| group.wait_active(i));
+    group.converge("after");
+    assert_eq!(content(&group, 0, &name), b"one two three ");
+}
+
+#[test]
+fn of_what_clients_append_at_all_members_at_once_nothing_is_lost() {
+    const EACH: usize = 20;
+    let group = group_of(3, |config| config.ack_members = 2);
+    let name = group.client(0).upload_appender(b"", "log");
+    group.converge("before");
+    let begin = Barrier::new(3);
+    std::thread::scope(|scope| {
+        for member in 0..3 {
+            let (group, begin) = (&group, &begin);
+            scope.spawn(move || {
+                let mut client = group.client(member);
+                begin.wait();
+                for n in 0..EACH {
+                    let line = format!("{member}:{n:02}\n");
+                    // Who comes too often at the same time as others is told to come again.
+                    while client.append(&name, line.as_bytes()).status != 0 {}
+                }
+            });
+        }
+    });
+    group.converge("after");
+    let all = String::from_utf8(content(&group, 0, &name)).unwrap();
+    for member in 0..3 {
+        let of: Vec<_> = all.lines().filter(|line| line.starts_with(&format!("{member}:"))).collect();
+        let expected: Vec<_> = (0..EACH).map(|n| format!("{member}:{n:02}")).collect();
+        assert_eq!(of, expected);
+    }
+}
