@@ -77,10 +77,15 @@ pub fn frame_flags<M: Encode + ?Sized>(cmd: Command, flags: u8, message: &M, out
 /// Appends the head of a request whose content follows separately: the length in the frame header
 /// counts `message` and `content_len` bytes more.
 pub fn frame_head<M: Encode + ?Sized>(cmd: Command, message: &M, content_len: u64, out: &mut Vec<u8>) {
+    frame_head_flags(cmd, 0, message, content_len, out);
+}
+
+/// [`frame_head`] of a request whose status byte carries flags.
+pub fn frame_head_flags<M: Encode + ?Sized>(cmd: Command, flags: u8, message: &M, content_len: u64, out: &mut Vec<u8>) {
     let start = out.len();
-    frame_with(cmd.code(), 0, message, out);
+    frame_with(cmd.code(), flags, message, out);
     let head_len = (out.len() - start - HEADER_LEN) as u64;
-    let header = Header::request(cmd, head_len.saturating_add(content_len));
+    let header = Header { status: flags, ..Header::request(cmd, head_len.saturating_add(content_len)) };
     out[start..start + HEADER_LEN].copy_from_slice(&header.encode());
 }
 
@@ -120,6 +125,9 @@ mod tests {
         out.clear();
         frame_head(Command::UploadFile, b"abc".as_slice(), 100, &mut out);
         assert_eq!(out, [0, 0, 0, 0, 0, 0, 0, 103, 11, 0, b'a', b'b', b'c']);
+        out.clear();
+        frame_head_flags(Command::UploadFile, 5, b"abc".as_slice(), 100, &mut out);
+        assert_eq!(out, [0, 0, 0, 0, 0, 0, 0, 103, 11, 5, b'a', b'b', b'c']);
         out.clear();
         frame_flags(Command::QueryFileInfo, 3, &(), &mut out);
         assert_eq!(out, [0, 0, 0, 0, 0, 0, 0, 0, 22, 3]);

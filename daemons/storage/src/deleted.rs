@@ -106,6 +106,11 @@ impl Deleted {
         removal.map_or(now, |removal| now.max(i64::from(removal.timestamp) + 1))
     }
 
+    /// When the file was removed, if that is known, unix seconds.
+    pub fn time(&self, name: &RemoteName) -> Option<u32> {
+        self.inner.lock().names.get(&key(name)).map(|removal| removal.timestamp)
+    }
+
     /// A file of this name is here again.
     pub fn forget(&self, name: &RemoteName) {
         let mut inner = self.inner.lock();

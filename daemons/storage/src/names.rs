@@ -16,11 +16,12 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+use crate::disk::binlog::Place;
 use crate::disk::dir::Meta;
 use crate::serve::info::is_appender;
 
-/// Files remembered at most.
-const MAX_SUMS: usize = 4096;
+/// Files remembered at most; some 5 MB.
+const MAX_SUMS: usize = 16_384;
 
 /// A process that stood still for longer may have been passed over by members that asked it. They wait longer for an answer
 /// ([`ANSWER`](crate::serve::latest::ANSWER)).
@@ -46,6 +47,14 @@ struct Known {
     sum: Option<Sum>,
     /// In this term it was found that no other member has a later change.
     latest: Option<Term>,
+    /// The record of the last change that a client made here ends before this place.
+    recorded: Option<Place>,
+}
+
+impl Known {
+    fn is_nothing(&self) -> bool {
+        self.sum.is_none() && self.latest.is_none() && self.recorded.is_none()
+    }
 }
 
 type Key = (u8, Box<str>);
@@ -103,13 +112,6 @@ impl Names {
         Ok(Held { names: self, key, guard: Some(guard), adding: false })
     }
 
-    /// The same without waiting; `None` if somebody changes the file.
-    pub fn try_hold(&self, name: &RemoteName) -> Option<Held<'_>> {
-        let key = key(name);
-        let guard = self.cell(&key).try_lock_owned().ok()?;
-        Some(Held { names: self, key, guard: Some(guard), adding: false })
-    }
-
     /// The sum of a file of this size, if it is known and nobody is changing the file.
     pub fn sum(&self, name: &RemoteName, size: u64) -> Option<Sum> {
         let cell = self.slots.lock().get(&key(name))?.cell.clone();
@@ -148,7 +150,7 @@ impl Names {
     pub fn remember(&self, name: &RemoteName, sum: Sum) {
         let latest = Some(self.term());
         if let Ok(mut cell) = self.cell(&key(name)).try_lock() {
-            *cell = Known { sum: Some(sum), latest };
+            *cell = Known { sum: Some(sum), latest, recorded: None };
         }
     }
 
@@ -197,6 +199,19 @@ impl Held<'_> {
         }
     }
 
+    /// Where the record of the last change ends that a client made here, or a later place; `None` if there is none, or that was
+    /// forgotten.
+    pub fn recorded_before(&self) -> Option<Place> {
+        self.guard.as_ref().and_then(|guard| guard.recorded)
+    }
+
+    /// A client has changed the file here; its record ends before this place.
+    pub fn set_recorded_before(&mut self, end: Place) {
+        if let Some(guard) = &mut self.guard {
+            guard.recorded = Some(end);
+        }
+    }
+
     /// Something is going to be added to the file, which looks like this.
     pub fn adding(&mut self, before: &Meta) {
         self.set_recorded(Some(*before));
@@ -221,7 +236,7 @@ impl Drop for Held<'_> {
             self.set_recorded(None);
         }
         let Some(guard) = self.guard.take() else { return };
-        if guard.sum.is_some() || guard.latest.is_some() {
+        if !guard.is_nothing() {
             return;
         }
         let mut slots = self.names.slots.lock();
@@ -319,7 +334,9 @@ mod tests {
         hold(2).await.set_latest(Some(asked));
         assert!(!hold(2).await.is_latest(), "asked before");
         let asked = names.term();
-        [1, 2].iter().for_each(|n| names.try_hold(&name(*n)).unwrap().set_latest(Some(asked)));
+        for n in [1, 2] {
+            hold(n).await.set_latest(Some(asked));
+        }
         hold(1).await.set_latest(None);
         assert!(!hold(1).await.is_latest() && hold(2).await.is_latest());
         for _ in 0..3 {
@@ -328,9 +345,6 @@ mod tests {
         }
         tokio::time::advance(LAPSE + Duration::from_millis(1)).await;
         assert!(!hold(2).await.is_latest(), "it stood still");
-        let held = hold(2).await;
-        assert!(names.try_hold(&name(2)).is_none());
-        drop(held);
     }
 
     #[tokio::test]

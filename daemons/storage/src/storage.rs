@@ -36,7 +36,7 @@ use crate::disk::store::{Store, StorePath};
 use crate::names::Names;
 use crate::report::identity::{self, Identity};
 use crate::report::session::Cluster;
-use crate::serve::{Service, Settings, canonical};
+use crate::serve::{Service, Settings, Silent, canonical};
 use crate::sync::Replication;
 use crate::sync::compare::Questions;
 use crate::sync::lives::Lives;
@@ -254,6 +254,7 @@ pub(crate) fn open(config: &StorageConfig, group: GroupName) -> anyhow::Result<(
         syncer,
         acks: Acks::new(config.ack_members, config.ack_timeout),
         questions: Questions::default(),
+        silent: Silent::default(),
         lost,
         lives,
         access,

@@ -81,7 +81,7 @@ pub struct Meta {
     /// Modification time, unix seconds.
     pub mtime: i64,
     /// Its time is a whole second, as [`set_mtime`] makes that of what another member pushed here.
-    pushed: bool,
+    pub pushed: bool,
     /// `S_IFMT` part of the mode.
     kind: u32,
 }

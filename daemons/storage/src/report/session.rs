@@ -194,8 +194,6 @@ impl Cluster {
 
     async fn join(&self, index: usize, tracker: &TrackerAddress) -> Result<(Link, StorageStatus), End> {
         let mut link = Link::connect(tracker.addrs(), self.dial).await?;
-        // It may have sent clients elsewhere until now.
-        self.service.names.begin_term();
         let flag = self.init.get();
         let request = JoinRequest {
             group: self.group,
@@ -217,6 +215,8 @@ impl Cluster {
             Err(e @ LinkError::Status(..)) => return Err(End::Refused(e)),
             other => other?,
         };
+        // It may have sent clients elsewhere until now.
+        self.service.names.begin_term();
         self.seat(index, |seat| seat.hear(Some(reply.status), asked));
         if reply.source.is_none() && !flag.sync_src_server.is_none() {
             self.notify(index, &mut link, reply.status).await?;
@@ -326,7 +326,9 @@ impl Cluster {
     /// What trackers say of the group, and with that the end of waiting, comes with the beats: this storage is not used
     /// yet, or a member that is away may have come back, for which changes may wait, and others wait for what is pushed.
     fn waits_for_news(&self) -> bool {
-        let away = |members: &Members| members.iter().any(|(_, m)| m.status == StorageStatus::Offline);
+        use StorageStatus as S;
+        let there = |status| matches!(status, S::Active | S::Deleted | S::IpChanged | S::None);
+        let away = |members: &Members| members.iter().any(|(_, member)| !there(member.status));
         !self.active.get()
             || self.service.acks.as_ref().is_some_and(|acks| acks.is_short())
             || away(&self.members.borrow())

@@ -69,6 +69,11 @@ impl Service {
         if write.size == 0 {
             return Ok(conn.send(&Header::ok(0).encode()).await?);
         }
+        if write.size <= WHOLE {
+            // Nothing of the file changes before all of it is here.
+            conn.head(write.size as usize).await?;
+            self.still_latest(&mut held, write.name, &old).await?;
+        }
         // The running sum goes on only over writes at the end; an append that fails leaves it as it was.
         let before = held.sum(old.size).filter(|_| at == old.size);
         let mut hasher = before.as_ref().map_or_else(crc32fast::Hasher::new, |sum| sum.hasher.clone());
@@ -79,14 +84,17 @@ impl Service {
         let noted = self.pending.note(Kind::Change { mtime: seconds(old.mtime) }, write.name);
         held.adding(&old);
         if at < old.size && write.size <= WHOLE {
-            // Nothing of the file changes before all of it is here.
-            conn.head(write.size as usize).await?;
             let reserved = place.try_on("make room in", |_| dir::reserve(&file, at, write.size));
             reserved.inspect_err(|_| shorten(&place, &file, &mut held, &old))?;
         }
         let received = match write.size <= WHOLE {
             true => self.receive_at_once(conn, &file, at, write.size, &mut hasher).await,
             false => self.receive_into(conn, &file, at, write.size, &mut hasher).await,
+        };
+        let received = match received {
+            // It may have taken long. What of the file was replaced stays so, and is recorded.
+            Ok(()) if at == old.size => self.still_latest(&mut held, write.name, &old).await.map_err(Refusal::from),
+            other => other,
         };
         let change = match write.offset {
             Some(offset) => Change::Modify { offset, len: write.size },
@@ -95,7 +103,9 @@ impl Service {
         let recorded = received.and_then(|()| {
             // From the record on, push loops may send the file whole.
             held.added();
-            Ok(self.record(stamp(&place, &file, &old, &change), change, write.name)?)
+            let recorded = self.record(stamp(&place, &file, &old, &change), change, write.name)?;
+            held.set_recorded_before(self.binlog.place());
+            Ok(recorded)
         });
         let recorded = match recorded {
             Ok(recorded) => recorded,
@@ -166,6 +176,7 @@ impl Service {
             place.try_on("truncate", |_| file.set_len(request.size))?;
             let change = Change::Truncate { old: old.size, new: request.size };
             let recorded = self.record_noted(stamp(&place, &file, &old, &change), change, &request.name, noted)?;
+            held.set_recorded_before(self.binlog.place());
             self.keep(recorded, place.index, Some(file), None).await?;
         }
         drop(held);

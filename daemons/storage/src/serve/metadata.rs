@@ -12,6 +12,7 @@ use super::{Done, Note, Place, Service, noted};
 use crate::clock;
 use crate::clock::seconds;
 use crate::disk::pending::Kind;
+use crate::names::Held;
 use crate::net::Conn;
 use crate::net::scratch::SIZE;
 
@@ -33,23 +34,30 @@ impl Service {
         let base = self.place(&name)?;
         base.try_on("look at", |p| p.dir().meta(&p.rel, true))?;
         // Two merges at once must not lose one.
-        let _held = match mode {
-            MetadataMode::Overwrite => self.names.hold(&metadata, self.settings.timeout).await?,
-            MetadataMode::Merge => self.hold_latest(&metadata).await?,
-        };
         let place = self.place(&metadata)?;
+        let is_new = mode == MetadataMode::Overwrite && place.dir().meta(&place.rel, false).is_err();
+        let mut held = match is_new {
+            true => self.names.hold(&metadata, self.settings.timeout).await?,
+            false => self.hold_latest(&metadata).await?,
+        };
         match mode {
-            MetadataMode::Overwrite => self.store_metadata(&place, &metadata, &given).await?,
+            MetadataMode::Overwrite => self.store_metadata(&place, &metadata, &given, &mut held).await?,
             MetadataMode::Merge if given.is_empty() => {}
             MetadataMode::Merge => {
                 let stored = read(&place)?.map(|text| Metadata::parse(&text)).unwrap_or_default();
-                self.store_metadata(&place, &metadata, &stored.merge(given)).await?;
+                self.store_metadata(&place, &metadata, &stored.merge(given), &mut held).await?;
             }
         }
         Ok(conn.send(&Header::ok(0).encode()).await?)
     }
 
-    async fn store_metadata(&self, place: &Place<'_>, name: &RemoteName, metadata: &Metadata) -> Result<(), Status> {
+    async fn store_metadata(
+        &self,
+        place: &Place<'_>,
+        name: &RemoteName,
+        metadata: &Metadata,
+        held: &mut Held<'_>,
+    ) -> Result<(), Status> {
         let known = place.dir().meta(&place.rel, false).ok();
         let now = clock::now();
         // Members go by the times: a change that is made after another comes after it, whatever the clock here says.
@@ -75,6 +83,7 @@ impl Service {
             (if known.is_some() { Change::Update } else { Change::Create }, Some(file))
         };
         let recorded = self.record_noted(time, change, name, noted)?;
+        held.set_recorded_before(self.binlog.place());
         self.keep(recorded, place.index, file, self.dir_to_settle(place)?).await
     }
 

@@ -29,6 +29,8 @@ mod seal;
 mod slave;
 mod upload;
 
+pub use latest::Silent;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -156,6 +158,8 @@ pub struct Service {
     pub acks: Option<Arc<Acks>>,
     /// What other members let the push loops know.
     pub questions: Questions,
+    /// Members that do not answer.
+    pub silent: Silent,
     /// Members that lost their disks.
     pub lost: Lost,
     /// Connections that these had made.

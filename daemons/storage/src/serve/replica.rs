@@ -89,9 +89,7 @@ impl Service {
             Command::ReportServerId => {
                 let ReportServerId { id } = self.message(conn, ReportServerId::decode).await?;
                 let source = self.synced.connected(id, conn.peer().ip());
-                // What it took while it did not push has not come.
-                self.names.begin_term();
-                self.questions.visited();
+                self.heard_of(conn.peer().ip());
                 let strict = flag == ReportServerId::STRICT_TIMES;
                 *pusher = Some(Pusher { source: Some(source), first: true, strict });
             }

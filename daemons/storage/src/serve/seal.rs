@@ -50,6 +50,8 @@ impl Service {
             Some(sum) => sum.hasher.finalize(),
             None => checksum(file, meta.size, self.settings.timeout).await?,
         };
+        // It may have taken long.
+        self.still_latest(&mut held, &old, &meta).await?;
         let mut renamed = None;
         let change = Kind::Change { mtime: seconds(meta.mtime) };
         let _old = self.pending.note(change, &old);

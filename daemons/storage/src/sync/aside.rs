@@ -149,6 +149,15 @@ impl Aside {
         Ok(())
     }
 
+    /// Somebody waits for a name: it is tried next.
+    pub fn hasten(&mut self, name: &RemoteName, now: Instant) {
+        if let Some(entry) = self.names.get_mut(name) {
+            self.order.remove(&(entry.due, *name));
+            entry.due = entry.due.min(now);
+            self.order.insert((entry.due, *name));
+        }
+    }
+
     fn write(&mut self, name: &RemoteName, cause: Cause) -> io::Result<()> {
         let mut append = || {
             let mut file = match self.added.take() {

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::account::{Account, Scope};
 use crate::blocking;
-use crate::disk::binlog::Binlog;
+use crate::disk::binlog::{Binlog, Place};
 
 /// An account is kept so long after it was last asked for; askers come again every few seconds.
 const KEEP: Duration = Duration::from_secs(20);
@@ -39,6 +39,9 @@ pub enum Word {
     /// It pushed something that was made at the same time, unix seconds, as what is here and stays; it is to have that,
     /// whoever made it.
     Owed(RemoteName, u32, oneshot::Sender<Status>),
+    /// It asks whether it has all changes of a file that were made here and whose records end before this place: then
+    /// [`Status::OK`]. What is set aside is tried again now.
+    Has(RemoteName, Option<Place>, oneshot::Sender<Status>),
 }
 
 /// What is known for an answer.
@@ -157,10 +160,25 @@ impl Questions {
     /// Sets a name aside for the member at this address; `OK` when that is on stable storage, `EAGAIN` as for
     /// [`ask`](Questions::ask).
     pub async fn owe(&self, ip: IpAddr, name: RemoteName, timestamp: u32) -> Status {
-        let ip = ip.to_canonical();
-        let sender = self.loops.lock().values().find(|(at, _)| *at == ip).map(|(_, sender)| sender.clone());
         let (answer, answered) = oneshot::channel();
-        tell(sender, Word::Owed(name, timestamp, answer), answered).await
+        tell(self.at(ip), Word::Owed(name, timestamp, answer), answered).await
+    }
+
+    /// Whether the member at this address has all changes of a file that were made here and whose records end before
+    /// `before`: `OK`; `EAGAIN` as for [`ask`](Questions::ask), too.
+    pub async fn has(&self, ip: IpAddr, name: RemoteName, before: Option<Place>) -> Status {
+        let (answer, answered) = oneshot::channel();
+        tell(self.at(ip), Word::Has(name, before, answer), answered).await
+    }
+
+    /// Whether a loop pushes to the member at this address, or has stopped only now.
+    pub fn pushes_to(&self, ip: IpAddr) -> bool {
+        self.at(ip).is_some_and(|sender| !sender.is_closed())
+    }
+
+    fn at(&self, ip: IpAddr) -> Option<mpsc::Sender<Word>> {
+        let ip = ip.to_canonical();
+        self.loops.lock().values().find(|(at, _)| *at == ip).map(|(_, sender)| sender.clone())
     }
 }
 

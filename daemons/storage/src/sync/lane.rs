@@ -240,7 +240,7 @@ impl Lane {
             // Of equal times the peer passes over only what is less than it has, and owes that to this storage.
             Some(there) if there.mtime == mtime && i64::from(whole.timestamp) == mtime => passed_over,
             there if later(there) => again,
-            Some(_) => match self.send_whole(command, Whole { timestamp: clock::seconds(mtime), ..whole }).await {
+            Some(_) => match self.send_both(Whole { timestamp: clock::seconds(mtime), ..whole }).await {
                 // It was changed there on the way.
                 Err(Stop::Outcome(Outcome::PassedOver)) if later(self.info(whole.name, NO_CRC).await?) => again,
                 sent => sent,
@@ -276,10 +276,19 @@ impl Lane {
     }
 
     async fn send_whole(&mut self, command: Command, whole: Whole<'_>) -> Result<(), Stop> {
+        self.send_content(command, 0, whole).await
+    }
+
+    /// To a peer that has a later change, which this storage has as well, and did not take an earlier one.
+    async fn send_both(&mut self, whole: Whole<'_>) -> Result<(), Stop> {
+        self.send_content(Command::SyncUpdateFile, SyncFileHead::HAS_BOTH, whole).await
+    }
+
+    async fn send_content(&mut self, command: Command, flag: u8, whole: Whole<'_>) -> Result<(), Stop> {
         for _ in 0..TRIES {
             let Some((file, meta)) = self.open(whole.name)? else { return Ok(()) };
             let head = self.file_head(&whole, meta.size);
-            match self.send(command, &head, &file, 0, meta.size).await {
+            match self.send(command, flag, &head, &file, 0, meta.size).await {
                 Ok(answer) => {
                     self.had_last = answer.status == Status::EEXIST;
                     return self.conclude(command, answer);
@@ -302,7 +311,7 @@ impl Lane {
         let len = len.min(left);
         let group = self.service.settings.group;
         let head = SyncRangeHead { offset, len, timestamp: whole.timestamp, group, name: *whole.name };
-        let answer = match self.send(command, &head, &file, offset, len).await {
+        let answer = match self.send(command, 0, &head, &file, offset, len).await {
             Ok(answer) => answer,
             Err(SendError::Gone) => return Err(Stop::Gone),
             Err(SendError::Read(e)) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
@@ -481,13 +490,14 @@ impl Lane {
     async fn send(
         &mut self,
         command: Command,
+        flag: u8,
         head: &impl Encode,
         file: &File,
         offset: u64,
         len: u64,
     ) -> Result<Answer, SendError> {
         let mut out = Vec::with_capacity(320);
-        header::frame_head(command, head, len, &mut out);
+        header::frame_head_flags(command, flag, head, len, &mut out);
         let counters = &self.service.counters;
         counters.tried(Count::SyncOutBytes, len);
         let mut conn = Conn::new(&mut self.stream, self.peer, self.timeout);

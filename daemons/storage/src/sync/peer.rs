@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::aside::Aside;
 use super::lane::Lane;
 use super::mark::{Mark, PeerFiles, Trails};
-use super::pump::{Poison, Pump};
+use super::pump::{Late, Poison, Pump};
 use super::rules::{Step, step};
 use super::window::Progress;
 use crate::blocking;
@@ -75,6 +75,7 @@ pub struct Peer {
     poison: Poison,
     /// As long as this process lives, so that pauses outlast a connection.
     aside: Option<Aside>,
+    late: Late,
     /// The peer was connected to since the last trouble.
     reached: bool,
     /// The peer begins anew since it was given a source at this time, and what follows from that was noted.
@@ -84,7 +85,16 @@ pub struct Peer {
 impl Peer {
     /// The loop of the member with this id.
     pub fn new(cluster: Arc<Cluster>, id: StorageId, trails: Arc<Trails>) -> Peer {
-        Peer { cluster, id, trails, poison: Poison::default(), aside: None, reached: false, anew: None }
+        Peer {
+            cluster,
+            id,
+            trails,
+            poison: Poison::default(),
+            aside: None,
+            late: Late::new(),
+            reached: false,
+            anew: None,
+        }
     }
 
     /// Pushes until the peer leaves the group.
@@ -106,6 +116,10 @@ impl Peer {
                 Err(e) => debug!("replication to {}: {e}", self.id),
             }
             complained = true;
+            if self.reached {
+                // From now on it may take changes without hearing of this storage.
+                self.cluster.service.names.begin_term();
+            }
             sleep(PAUSE).await;
             // It may be back.
             let _ = timeout(pause - PAUSE, self.cluster.service.questions.visit()).await;
@@ -206,7 +220,8 @@ impl Peer {
         }
         debug!("replication to {}: going on from {:?}", self.id, mark.progress());
         let Some(aside) = &mut self.aside else { return Ok(()) };
-        Pump::new(self.cluster.clone(), self.id, addr, mark, aside, lane).run(members, &mut self.poison).await
+        let kept = (aside, &mut self.late);
+        Pump::new(self.cluster.clone(), self.id, addr, mark, kept, lane).run(members, &mut self.poison).await
     }
 
     /// Connects to the peer; `None` outside the hours for pushing, after a while.
@@ -224,6 +239,7 @@ impl Peer {
         let mut lane = connected.map_err(|e| Trouble::Connect(addr, e))?;
         lane.identify(self.cluster.identity.id).await.map_err(|_| Trouble::Broken(addr))?;
         self.reached = true;
+        self.cluster.service.silent.heard(ip);
         Ok(Some((addr, lane)))
     }
 

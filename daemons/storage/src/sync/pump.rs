@@ -59,6 +59,9 @@ impl Poison {
     }
 }
 
+/// Names that were set aside, and where the records of their changes end that somebody may wait for.
+pub type Late = Vec<(RemoteName, Place)>;
+
 #[derive(Debug)]
 enum Job {
     Record(Record, Ticket, Place),
@@ -118,8 +121,8 @@ pub struct Pump<'a> {
     jobs: JoinSet<Finished>,
     /// Names that are being reconciled.
     reconciling: Vec<RemoteName>,
-    /// Where the records of changes end that were set aside, and that somebody may wait for.
-    late: Vec<(RemoteName, Place)>,
+    /// Changes that were set aside, and that somebody may wait for.
+    late: &'a mut Late,
     /// Read, and not admitted yet.
     next: Option<(Record, Place)>,
     save_at: Option<Instant>,
@@ -138,7 +141,7 @@ impl<'a> Pump<'a> {
         id: StorageId,
         addr: SocketAddr,
         mark: Mark,
-        aside: &'a mut Aside,
+        (aside, late): (&'a mut Aside, &'a mut Late),
         first: Lane,
     ) -> Pump<'a> {
         let reader = Reader::new(cluster.service.binlog.clone(), mark.progress().place);
@@ -159,7 +162,7 @@ impl<'a> Pump<'a> {
             turns,
             jobs: JoinSet::new(),
             reconciling: Vec::new(),
-            late: Vec::new(),
+            late,
             next: None,
             save_at: None,
             alarm_at: Instant::now(),
@@ -212,7 +215,14 @@ impl<'a> Pump<'a> {
                         let removed = self.aside.cause(&name).is_some_and(|cause| cause.removed);
                         self.aside.add(name, Cause { timestamp, removed }, Instant::now())?;
                         self.aside.sync().await?;
+                        self.aside.hasten(&name, Instant::now());
                         let _ = answer.send(Status::OK);
+                    }
+                    Word::Has(name, before, answer) => {
+                        let pushed = before.is_none_or(|before| self.window.progress().place >= before);
+                        let has = pushed && !self.aside.contains(&name);
+                        self.aside.hasten(&name, Instant::now());
+                        let _ = answer.send(if has { Status::OK } else { Status::EAGAIN });
                     }
                 },
                 changed = members.changed() => {
@@ -262,7 +272,7 @@ impl<'a> Pump<'a> {
             };
             if let Some((name, cause)) = aside {
                 self.reconciling.push(name);
-                let late = self.late.extract_if(.., |(late, _)| *late == name).map(|(_, end)| end).collect();
+                let late = self.late.iter().filter(|(late, _)| *late == name).map(|(_, end)| *end).collect();
                 self.start(number, Job::Aside(name, cause, late));
                 continue;
             }
@@ -397,10 +407,8 @@ impl<'a> Pump<'a> {
             }
             Job::Aside(name, cause, late) => {
                 self.reconciling.retain(|other| *other != name);
-                match (&result, &self.cluster.service.acks) {
-                    (Ok(Outcome::Done), Some(acks)) => late.into_iter().for_each(|end| acks.taken(end, self.id)),
-                    (Ok(Outcome::PassedOver), _) | (_, None) => {}
-                    (_, Some(_)) => self.late.extend(late.into_iter().map(|end| (name, end))),
+                if let (Ok(Outcome::Done), Some(acks)) = (&result, &self.cluster.service.acks) {
+                    late.iter().for_each(|end| acks.taken(*end, self.id));
                 }
                 match result {
                     Ok(outcome @ (Outcome::Done | Outcome::PassedOver)) => {

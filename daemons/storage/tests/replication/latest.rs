@@ -1,6 +1,7 @@
 //! Changes of one file that clients make at several members: each is made on top of the one before.
 
 use std::sync::Barrier;
+use std::time::Duration;
 
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{RemoteName, Status};
@@ -35,7 +36,7 @@ fn content(group: &Group, member: usize, name: &RemoteName) -> Vec<u8> {
 #[test]
 fn a_member_that_was_away_changes_nothing_before_it_has_what_others_took_meanwhile() {
     // What waits in vain, waits for three quarters of this.
-    let mut group = group_of(2, |config| config.network_timeout = std::time::Duration::from_secs(4));
+    let mut group = group_of(2, |config| config.network_timeout = Duration::from_secs(4));
     let all = group.members[0].config.allow.clone();
     let name = group.client(0).upload_appender(b"one ", "log");
     assert_eq!(group.client(0).set_metadata(&name, MetadataMode::Overwrite, b"a\x021").status, 0);
@@ -75,21 +76,19 @@ fn a_member_that_was_away_changes_nothing_before_it_has_what_others_took_meanwhi
 #[test]
 fn what_only_one_of_the_others_got_of_a_member_that_is_away_is_not_passed_over() {
     let mut group = group_of(3, |_| {});
-    let all = group.members[1].config.allow.clone();
     let name = group.client(0).upload_appender(b"one ", "log");
     group.converge("before");
-    // Of member 0, at 127.0.0.2, it hears nothing.
-    restart(&mut group, 1, &["127.0.0.1", "127.0.0.4"]);
+    group.stop(1);
     assert_eq!(group.client(0).append(&name, b"two ").status, 0);
     group.until("the other one has it", |group| content(group, 2, &name) == b"one two ");
-    assert_eq!(content(&group, 1, &name), b"one ");
     group.stop(0);
+    group.start(1);
+    group.wait_active(1);
+    assert_eq!(content(&group, 1, &name), b"one ");
     assert_eq!(group.client(1).append(&name, b"three ").status, 0);
     assert_eq!(content(&group, 1, &name), b"one two three ");
-    group.stop(1);
-    group.members[1].config.allow = all;
-    (0..2).for_each(|i| group.start(i));
-    (0..2).for_each(|i| group.wait_active(i));
+    group.start(0);
+    group.wait_active(0);
     group.converge("after");
     assert_eq!(content(&group, 0, &name), b"one two three ");
 }
@@ -122,4 +121,55 @@ fn of_what_clients_append_at_all_members_at_once_nothing_is_lost() {
         let expected: Vec<_> = (0..EACH).map(|n| format!("{member}:{n:02}")).collect();
         assert_eq!(of, expected);
     }
+}
+
+#[test]
+fn what_was_removed_or_renamed_elsewhere_is_not_changed() {
+    let mut group = group_of(2, |config| config.network_timeout = Duration::from_secs(4));
+    let all = group.members[1].config.allow.clone();
+    let mut c = group.client(0);
+    let appender = c.upload_appender(b"one ", "log");
+    let name = c.upload(b"has metadata", "txt");
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"a\x021").status, 0);
+    group.converge("before");
+    group.stop(1);
+    assert_eq!(c.regenerate(&appender).status, 0);
+    assert_eq!(c.set_metadata(&name, MetadataMode::Overwrite, b"").status, 0);
+    restart(&mut group, 1, &["127.0.0.1"]);
+    let mut back = group.client(1);
+    assert_eq!(back.append(&appender, b"two ").status, Status::EAGAIN.0);
+    assert_eq!(back.set_metadata(&name, MetadataMode::Merge, b"b\x022").status, Status::EAGAIN.0);
+    group.stop(1);
+    group.members[1].config.allow = all;
+    group.start(1);
+    group.wait_active(1);
+    let mut back = group.client(1);
+    assert_eq!(back.append(&appender, b"two ").status, Status::ENOENT.0);
+    assert_eq!(back.set_metadata(&name, MetadataMode::Merge, b"b\x022").status, 0);
+    group.converge("after");
+    assert_eq!(c.metadata(&name).body, b"b\x022");
+}
+
+#[test]
+fn a_member_that_has_the_last_change_may_lack_one_before() {
+    let mut group = group_of(3, |config| config.network_timeout = Duration::from_secs(4));
+    let all = group.members[1].config.allow.clone();
+    let name = group.client(0).upload_appender(b"0123456789", "log");
+    group.converge("before");
+    group.stop(1);
+    assert_eq!(group.client(0).modify(&name, 0, b"AA").status, 0);
+    group.until("the other has it", |group| content(group, 2, &name) == b"AA23456789");
+    assert_eq!(group.client(2).append(&name, b"x").status, 0);
+    // It hears from member 2, at 127.0.0.4, only.
+    restart(&mut group, 1, &["127.0.0.1", "127.0.0.4"]);
+    group.until("the later one is here", |group| content(group, 1, &name) == b"0123456789x");
+    group.until("and there", |group| content(group, 0, &name) == b"AA23456789x");
+    assert_eq!(group.client(1).append(&name, b"y").status, Status::EAGAIN.0);
+    group.stop(1);
+    group.members[1].config.allow = all;
+    group.start(1);
+    group.wait_active(1);
+    assert_eq!(group.client(1).append(&name, b"y").status, 0);
+    group.converge("after");
+    assert_eq!(content(&group, 0, &name), b"AA23456789xy");
 }

@@ -29,6 +29,8 @@ struct Push<'a> {
     head: &'a SyncFileHead,
     /// It takes the place of what is here.
     replace: bool,
+    /// It has a change that was not taken here, and all later ones that its pusher knows of.
+    both: bool,
     place: &'a Place<'a>,
     origin: Origins<'a>,
     line: &'a Line,
@@ -75,9 +77,11 @@ impl Service {
     pub(super) async fn take_file(&self, conn: &mut Conn<'_>, flag: u8, replace: bool, from: Option<&Pusher>) -> Done {
         let body = conn.body_left();
         let names = SyncFileHead::names_len(fixed(conn, SyncFileHead::FIXED_LEN).await?)?;
+        let both = replace && flag == SyncFileHead::HAS_BOTH;
         let with_content = match Status(flag) {
             Status::OK => true,
             Status::EEXIST => false,
+            _ if both => true,
             _ => return Err(Status::EINVAL.into()),
         };
         let len = SyncFileHead::FIXED_LEN + names;
@@ -87,7 +91,7 @@ impl Service {
         let place = self.place(&head.name)?;
         let origin = Origins::new(&head.name, head.timestamp, from);
         let line = origin.line(if replace { Change::Update } else { Change::Create }, &head.name)?;
-        let push = Push { head: &head, replace, place: &place, origin, line: &line };
+        let push = Push { head: &head, replace, both, place: &place, origin, line: &line };
         if !with_content {
             return self.not_taken(conn, &push, Instead::Same).await;
         }
@@ -186,6 +190,8 @@ impl Service {
             order => order,
         };
         Ok(match order {
+            // What is here came from another member, without what the pusher has besides.
+            _ if push.both && here.pushed => AtOnce::Goes { unheard: false },
             Ordering::Equal if !push.replace => AtOnce::Stays(Instead::Same),
             Ordering::Greater if push.origin.is_strict() => AtOnce::Stays(Instead::Other),
             // Metadata and slaves go whole from their maker to all. Of an appender a third member has what its changes made of
