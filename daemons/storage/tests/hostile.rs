@@ -7,7 +7,7 @@ mod common;
 use common::{Answer, Client, Fixture, group};
 use fdfs_protocol::header::Header;
 use fdfs_protocol::storage::{Download, FileRequest, MetadataMode, UploadHead};
-use fdfs_protocol::{Command, Encode, ExtName, RemoteName};
+use fdfs_protocol::{Command, Encode, ExtName, RemoteName, Status};
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ fn slave(master_len: i64, size: i64, prefix: &[u8], ext: &[u8], rest: &[u8]) -> 
 #[test]
 fn unknown_commands_and_bodies_that_should_not_be() {
     let f = Fixture::start();
-    for cmd in [0, 1, 10, 16, 20, 26, 39, 81, 100, 101, 110, 112, 200, 255] {
+    for cmd in [0, 1, 10, 16, 20, 26, 39, 81, 100, 101, 110, 112, 200, 202, 255] {
         expect(&f, cmd, b"", EINVAL);
         expect(&f, cmd, &[7; 100], EINVAL);
     }
@@ -359,6 +359,24 @@ fn a_name_too_long_for_a_record_with_its_store_path_is_refused() {
 }
 
 /// Only one question at a time is received: each may be large.
+#[test]
+fn who_has_the_last_change_is_told_of_files_only_that_can_be_changed() {
+    let f = Fixture::start();
+    let ask = |name: &[u8]| [&[1][..], &[0; 16], name].concat();
+    for name in
+        [&b""[..], b"M00/../../../../etc/passwd-m", b"M00/00/00/\0", b"/etc/passwd-m", b"M55/00/00/x-m", &[b'a'; 300]]
+    {
+        expect(&f, 202, &ask(name), EINVAL);
+    }
+    let normal = f.client().upload(b"content", "txt");
+    expect(&f, 202, &ask(normal.as_bytes()), EINVAL);
+    // Whoever asks: there is something later, and nobody to push it to.
+    let appender = f.client().upload_appender(b"content", "log");
+    expect(&f, 202, &ask(appender.as_bytes()), Status::EAGAIN.0);
+    assert_eq!(f.client().append(&appender, b" and more").status, 0);
+    assert_eq!(f.client().content(&appender), b"content and more");
+}
+
 #[test]
 fn a_question_that_trickles_in_does_not_keep_others_waiting() {
     let f = Fixture::with(|config| config.network_timeout = Duration::from_secs(2));

@@ -208,7 +208,7 @@ impl Service {
         let published = if replace { Err(io::ErrorKind::AlreadyExists.into()) } else { incoming.publish(&base) };
         let fresh = match published {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                if !replace {
+                if !replace && push.here().is_some_and(|here| here.size != head.size) {
                     warn!("{} is here with another size; taking the one that is pushed", head.name);
                 }
                 self.can_record()?;
