@@ -2,7 +2,7 @@
 //!
 //! An extension: FastDFS's storages answer EINVAL. A member that was away may be asked for a change before it has got what
 //! others took meanwhile. The answer is empty. `OK`: there is nothing later, and whoever answered asks in its turn before it
-//! changes the file again. `EAGAIN`: there is, and it is pushed; or the file is being changed there.
+//! changes the file again. `EAGAIN`: there is, or something of it is still to be pushed; or the file is being changed there.
 
 use bytes::BufMut;
 
@@ -12,8 +12,6 @@ use crate::wire::{Cursor, Encode, WireError};
 /// SYNC_LATEST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncLatest {
-    /// What is later is not on its way, as it seems: it is to be pushed, whoever made it.
-    pub owed: bool,
     /// When the file was changed last where it is to be changed, unix seconds.
     pub changed: i64,
     /// Its size there in bytes.
@@ -23,13 +21,13 @@ pub struct SyncLatest {
 }
 
 impl SyncLatest {
-    const FIXED_LEN: usize = 1 + 8 + 8;
+    const FIXED_LEN: usize = 8 + 8;
 
     /// Reads the whole body.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let mut c = Cursor::new("sync latest", body);
-        let (owed, changed, size) = (c.u8()? != 0, c.i64()?, c.u64()?);
-        Ok(SyncLatest { owed, changed, size, name: RemoteName::decode(c.rest())? })
+        let (changed, size) = (c.i64()?, c.u64()?);
+        Ok(SyncLatest { changed, size, name: RemoteName::decode(c.rest())? })
     }
 
     /// Length of the body in bytes.
@@ -46,7 +44,6 @@ impl SyncLatest {
 
 impl Encode for SyncLatest {
     fn encode<B: BufMut>(&self, out: &mut B) {
-        out.put_u8(self.owed.into());
         out.put_i64(self.changed);
         out.put_u64(self.size);
         out.put_slice(self.name.as_bytes());
@@ -59,7 +56,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn question() -> SyncLatest {
-        SyncLatest { owed: true, changed: 1_900_000_000, size: 300, name: "M00/00/00/some-file".parse().unwrap() }
+        SyncLatest { changed: 1_900_000_000, size: 300, name: "M00/00/00/some-file".parse().unwrap() }
     }
 
     #[test]
@@ -67,10 +64,10 @@ mod tests {
         let mut body = Vec::new();
         question().encode(&mut body);
         assert_eq!(body.len(), question().encoded_len());
-        assert_eq!(body[..17], [1, 0, 0, 0, 0, 0x71, 0x3f, 0xb3, 0, 0, 0, 0, 0, 0, 0, 1, 0x2c]);
-        assert_eq!(&body[17..], b"M00/00/00/some-file");
+        assert_eq!(body[..16], [0, 0, 0, 0, 0x71, 0x3f, 0xb3, 0, 0, 0, 0, 0, 0, 0, 1, 0x2c]);
+        assert_eq!(&body[16..], b"M00/00/00/some-file");
         assert_eq!(SyncLatest::decode(&body).unwrap(), question());
-        for cut in 0..=17 {
+        for cut in 0..=16 {
             assert!(SyncLatest::decode(&body[..cut]).is_err(), "{cut}");
         }
     }

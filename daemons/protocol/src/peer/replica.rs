@@ -72,7 +72,7 @@ pub struct SyncFileHead {
 
 impl SyncFileHead {
     /// In the status field of a SYNC_UPDATE_FILE: the file has a change that the receiver did not take, since it had a later
-    /// one, and that one. An extension, sent only to those that say what was overtaken.
+    /// one, and one of the time of that. An extension, sent only to those that say what was overtaken.
     pub const HAS_BOTH: u8 = 1;
 
     /// Length of the part before the name.

@@ -4,13 +4,14 @@
 //! and so may one that was not among those that got the last one of a member that is away now. Changes of two states of a
 //! file cannot be joined: one of them would be lost. So a member changes an appender, or metadata that is there, only when
 //! every other member that answers says that it has nothing later, and nothing that is still to be pushed here (SYNC_LATEST);
-//! until then the change waits. The answers hold until another member asks in its turn, or pushes a change of that file, and
+//! until then the change waits. What is later comes from who made it, never from others: these may lack what is here. The
+//! answers hold until another member asks in its turn, or pushes a change of that file, and
 //! for one term ([`Names::term`]): so mostly nobody need be asked. The name is held while others are asked, and whoever holds
 //! a name tells others to come again, so that two who ask each other do not both go on.
 //!
 //! A member that cannot be reached or does not answer is passed over, so that the group goes on without it. It asks before
-//! its next change, since its term is over by then: it has stood still, joins a tracker again, cannot push, or is pushed to
-//! over a new connection.
+//! its next change, since its term is over by then, as a rule: it has stood still, joins a tracker again, cannot push, or is
+//! pushed to over a new connection.
 //!
 //! [`Names::term`]: crate::names::Names::term
 
@@ -31,7 +32,6 @@ use tracing::{debug, warn};
 
 use super::info::is_appender;
 use super::{Done, Membership, Refusal, Service};
-use crate::clock::seconds;
 use crate::disk::dir::Meta;
 use crate::names::Held;
 use crate::net::Conn;
@@ -50,9 +50,6 @@ const FOREIGN: Duration = Duration::from_secs(600);
 /// Pause before the others are asked again, which doubles, and the longest.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-
-/// What a member made comes by itself in that time, as a rule.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// Who is asked waits so long for somebody who changes the file, so that its turn comes.
 const TURN: Duration = Duration::from_millis(200);
@@ -102,7 +99,7 @@ impl Service {
             let Some(reason) = (match here {
                 // There is nothing to change.
                 None if !name.is_metadata() => None,
-                here => self.ask(&mut held, name, here.unwrap_or_default(), began.elapsed() > ON_ITS_WAY).await?,
+                here => self.ask(&mut held, name, here.unwrap_or_default()).await?,
             }) else {
                 return Ok(held);
             };
@@ -127,7 +124,7 @@ impl Service {
         name: &RemoteName,
         before: &Meta,
     ) -> Result<(), Status> {
-        match self.ask(held, name, (before.mtime, before.size), false).await? {
+        match self.ask(held, name, (before.mtime, before.size)).await? {
             None => Ok(()),
             Some(reason) => {
                 warn!("{name} is not changed: {reason}");
@@ -143,7 +140,6 @@ impl Service {
         held: &mut Held<'_>,
         name: &RemoteName,
         (changed, size): (i64, u64),
-        owed: bool,
     ) -> Result<Option<String>, Status> {
         // Of others it will turn out that they cannot be changed.
         let is_mutable = is_appender(name) || name.is_metadata();
@@ -154,7 +150,7 @@ impl Service {
         let Some(others) = self.others()? else {
             return Ok(Some("no tracker has said which members there are".to_owned()));
         };
-        let question = SyncLatest { owed, changed, size, name: *name };
+        let question = SyncLatest { changed, size, name: *name };
         let mut asked = JoinSet::new();
         for (other, dial) in others {
             asked.spawn(async move { (other, ask(other, question, dial).await) });
@@ -216,9 +212,13 @@ impl Service {
         }
         self.silent.heard(ip);
         let mut held = self.names.hold(name, TURN).await?;
-        let here = self.last_change(name)?;
+        let here = match self.last_change(name) {
+            // A store path that is not here, or a disk that is broken: nobody changes the file here.
+            Err(Status::EINVAL | Status::EIO) => None,
+            other => other?,
+        };
         let later = here.is_some_and(|(changed, size)| question.is_before(changed, size));
-        // The removal or the new name of an appender comes to the asker.
+        // Nothing comes after the removal, or the new name, of an appender.
         let gone = here.is_none() && self.deleted.time(name).is_some();
         // Changes may be on their way that are not the last.
         let has = match held.recorded_before() {
@@ -232,15 +232,7 @@ impl Service {
             drop(held);
             return Ok(conn.send(&Header::ok(0).encode()).await?);
         }
-        drop(held);
         self.questions.visited();
-        if question.owed
-            && let Some((changed, _)) = here
-        {
-            // Whether it is kept in mind or not: the asker comes again.
-            let owed = self.questions.owe(ip, *name, seconds(changed));
-            let _ = timeout(ANSWER / 2, owed).await;
-        }
         Err(Refusal::Status(Status::EAGAIN))
     }
 

@@ -32,7 +32,8 @@ impl Service {
         self.own_group(&group)?;
         self.can_keep()?;
         let base = self.place(&name)?;
-        base.try_on("look at", |p| p.dir().meta(&p.rel, true))?;
+        let there = || base.try_on("look at", |p| p.dir().meta(&p.rel, true));
+        there()?;
         // Two merges at once must not lose one.
         let place = self.place(&metadata)?;
         let is_new = mode == MetadataMode::Overwrite && place.dir().meta(&place.rel, false).is_err();
@@ -40,6 +41,8 @@ impl Service {
             true => self.names.hold(&metadata, self.settings.timeout).await?,
             false => self.hold_latest(&metadata).await?,
         };
+        // The file may have been removed meanwhile, and no other member takes metadata of it then.
+        there()?;
         match mode {
             MetadataMode::Overwrite => self.store_metadata(&place, &metadata, &given, &mut held).await?,
             MetadataMode::Merge if given.is_empty() => {}

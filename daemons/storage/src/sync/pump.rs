@@ -215,12 +215,13 @@ impl<'a> Pump<'a> {
                         let removed = self.aside.cause(&name).is_some_and(|cause| cause.removed);
                         self.aside.add(name, Cause { timestamp, removed }, Instant::now())?;
                         self.aside.sync().await?;
-                        self.aside.hasten(&name, Instant::now());
                         let _ = answer.send(Status::OK);
                     }
                     Word::Has(name, before, answer) => {
-                        let pushed = before.is_none_or(|before| self.window.progress().place >= before);
-                        let has = pushed && !self.aside.contains(&name);
+                        let read = before.is_none_or(|before| self.reader.place() >= before);
+                        let next = self.next.as_ref().is_some_and(|(next, _)| names(next).contains(&Some(name)));
+                        let on_its_way = self.window.has(&[Some(name), None]) || self.reconciling.contains(&name);
+                        let has = read && !next && !on_its_way && !self.aside.contains(&name);
                         self.aside.hasten(&name, Instant::now());
                         let _ = answer.send(if has { Status::OK } else { Status::EAGAIN });
                     }
