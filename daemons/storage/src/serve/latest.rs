@@ -95,6 +95,9 @@ impl Service {
         let mut pause = PAUSE;
         loop {
             let mut held = self.names.hold(name, patience.saturating_sub(began.elapsed())).await?;
+            if held.is_latest() {
+                return Ok(held);
+            }
             let here = self.last_change(name)?;
             let Some(reason) = (match here {
                 // There is nothing to change.
