@@ -128,10 +128,10 @@ pub fn plan(random: &mut Random, shape: &Shape, length: Duration, lose_disks: bo
 }
 
 /// Whether two members of a group may have changed one file without knowing of each other: they could not reach each other, or
-/// one of them was away while another had its last change.
-pub fn part_members(plan: &[Planned], shape: &Shape) -> bool {
+/// all `acks` members that had its last change for certain were away.
+pub fn part_members(plan: &[Planned], shape: &Shape, acks: u32) -> bool {
     let group = |host: usize| shape.storages().contains(&host).then(|| (host - shape.trackers) / shape.members);
-    let mut away: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut away: BTreeMap<usize, u32> = BTreeMap::new();
     plan.iter().any(|planned| match planned.fault {
         Fault::Isolate(a) => group(a).is_some(),
         Fault::Part(a, b) | Fault::OneWay(a, b) => group(a).is_some() && group(a) == group(b),
@@ -139,7 +139,7 @@ pub fn part_members(plan: &[Planned], shape: &Shape) -> bool {
         Fault::Kill(a) | Fault::Pause(a) | Fault::Restart(a) => group(a).is_some_and(|group| {
             let members = away.entry(group).or_default();
             *members += 1;
-            *members > 1
+            *members >= acks
         }),
         Fault::FillDisk(_) | Fault::StepClock(..) => false,
     })
@@ -282,6 +282,20 @@ mod tests {
         let of = |seed| plan(&mut Random(seed), &SHAPE, LENGTH, false);
         assert_eq!(of(7), of(7));
         assert!((0..20).any(|seed| of(seed) != of(7)));
+    }
+
+    #[test]
+    fn members_are_parted_by_what_keeps_them_from_asking() {
+        let parts = |acks, faults: &[Fault]| {
+            let planned = |fault: &Fault| Planned { fault: *fault, from: Duration::ZERO, until: LENGTH };
+            part_members(&faults.iter().map(planned).collect::<Vec<_>>(), &SHAPE, acks)
+        };
+        // Storages are 2 to 4 and 5 to 7.
+        assert!(!parts(2, &[Fault::Kill(2), Fault::Pause(5), Fault::FillDisk(3), Fault::Kill(0), Fault::Isolate(1)]));
+        assert!(parts(1, &[Fault::Kill(2)]) && parts(2, &[Fault::Kill(2), Fault::Restart(4)]));
+        assert!(!parts(1, &[Fault::Part(4, 5), Fault::OneWay(0, 2), Fault::Kill(1)]));
+        assert!(parts(2, &[Fault::Part(2, 4)]) && parts(2, &[Fault::OneWay(7, 5)]) && parts(2, &[Fault::Isolate(6)]));
+        assert!(parts(2, &[Fault::LoseDisk(2)]));
     }
 
     #[test]

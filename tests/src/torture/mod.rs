@@ -150,7 +150,7 @@ impl Run {
             let mut random = Random(seed);
             let plan = faults::plan(&mut random, &options.shape, options.length, options.lose_disks);
             self.strain(options, &plan, stop, say, report, &mut violations)?;
-            let parted = faults::part_members(&plan, &options.shape);
+            let parted = faults::part_members(&plan, &options.shape, options.ack_members.unwrap_or(1));
             self.verify(&marks, parted, stop, say, report, &mut violations)?;
             if stop.load(Ordering::Relaxed) {
                 // Not checked to its end.

@@ -193,7 +193,7 @@ impl Service {
             // What is here came from another member, without what the pusher has besides.
             // What has been added besides is on its way to the pusher, which comes again with it.
             Ordering::Greater if push.both && here.pushed && here.size > head.size => return Err(Status::EAGAIN.into()),
-            _ if push.both && here.pushed => AtOnce::Goes { unheard: false },
+            order if push.both && here.pushed => AtOnce::Goes { unheard: order != Ordering::Equal },
             Ordering::Equal if !push.replace => AtOnce::Stays(Instead::Same),
             Ordering::Greater if push.origin.is_strict() => AtOnce::Stays(Instead::Other),
             // Metadata and slaves go whole from their maker to all. Of an appender a third member has what its changes made of
