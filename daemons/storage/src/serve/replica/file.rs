@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::Origins;
+use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
@@ -23,6 +24,9 @@ use crate::serve::info::{has_sum, is_appender};
 use crate::serve::record::Line;
 use crate::serve::upload::WHOLE;
 use crate::serve::{Done, Place, Pusher, Refusal, Service, fixed, warn_removed};
+
+/// What a member took has come to the others by then, as a rule, seconds.
+const ON_ITS_WAY: i64 = 10;
 
 /// A file that is pushed.
 struct Push<'a> {
@@ -113,6 +117,11 @@ impl Service {
         }
         let patience = self.settings.patience().saturating_sub(began.elapsed());
         let unheard = match self.made_at_once(&push, &hasher, &held, patience).await? {
+            AtOnce::Stays(Instead::Other) if !push.is_renewable() => {
+                // Who got the other one may have it with what was made of it: all get this one, before what follows.
+                self.record_done(head.timestamp.into(), Change::Update, &head.name).map(drop)?;
+                return self.overtaken(conn, origin, Status::EEXIST).await;
+            }
             AtOnce::Stays(instead) => return self.not_taken(conn, &push, instead).await,
             AtOnce::Goes { unheard } => unheard,
         };
@@ -190,9 +199,17 @@ impl Service {
             order => order,
         };
         Ok(match order {
+            // What has been added here in the same second is on its way to the pusher, which comes again with it. If it does
+            // not come, it was cut off there.
+            Ordering::Greater
+                if push.both
+                    && here.pushed
+                    && here.size > head.size
+                    && clock::now() < i64::from(head.timestamp) + ON_ITS_WAY =>
+            {
+                return Err(Status::EAGAIN.into());
+            }
             // What is here came from another member, without what the pusher has besides.
-            // What has been added besides is on its way to the pusher, which comes again with it.
-            Ordering::Greater if push.both && here.pushed && here.size > head.size => return Err(Status::EAGAIN.into()),
             order if push.both && here.pushed => AtOnce::Goes { unheard: order != Ordering::Equal },
             Ordering::Equal if !push.replace => AtOnce::Stays(Instead::Same),
             Ordering::Greater if push.origin.is_strict() => AtOnce::Stays(Instead::Other),
