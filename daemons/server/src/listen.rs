@@ -23,11 +23,15 @@ use fdfs_host::thread::{self, Thread};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
 use crate::allow::AllowHosts;
 
 /// How long [`Server::stop`] waits for answers in progress before it drops their connections.
+/// How often a worker shows that it runs.
+const TICK: Duration = Duration::from_millis(500);
+
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Where and how to listen.
@@ -129,6 +133,9 @@ pub trait Handler: Send + Sync + 'static {
     /// At [`Server::stop`] the stream reports its end (a read gives 0 bytes); the handler then returns. The stream is
     /// lent, not given, because stopping must know that the descriptor is still this connection's.
     fn serve(self: Arc<Self>, stream: &mut TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + Send;
+
+    /// Called on each worker thread twice a second: this one runs.
+    fn tick(&self, _worker: usize) {}
 }
 
 /// A running server: worker threads and what they serve. Dropping it stops it.
@@ -166,7 +173,8 @@ impl Server {
             allow: listen.allow,
         });
         for (i, queue) in receivers.into_iter().enumerate() {
-            let worker = Worker { queue, handler: handler.clone(), counts: counts.clone(), stopped: stopped.clone() };
+            let (handler, counts) = (handler.clone(), counts.clone());
+            let worker = Worker { number: i, queue, handler, counts, stopped: stopped.clone() };
             // The first worker accepts for all: accepting is rare next to serving, a thread of its own would only
             // add a switch.
             let acceptor = acceptor.take();
@@ -302,6 +310,7 @@ fn is_exhaustion(e: &io::Error) -> bool {
 }
 
 struct Worker<H> {
+    number: usize,
     queue: mpsc::UnboundedReceiver<(Accepted, SocketAddr)>,
     handler: Arc<H>,
     counts: Arc<ConnectionCounts>,
@@ -312,9 +321,12 @@ impl<H: Handler> Worker<H> {
     async fn run(mut self) {
         let open = Arc::new(OpenSockets::default());
         let mut tasks = JoinSet::new();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = self.stopped.wait_for(|s| *s) => break,
+                _ = ticks.tick() => self.handler.tick(self.number),
                 Some((stream, peer)) = self.queue.recv() => {
                     match stream.stream() {
                         Ok(stream) => {

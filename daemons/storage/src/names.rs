@@ -21,11 +21,17 @@ use crate::disk::dir::Meta;
 use crate::serve::info::is_appender;
 
 /// Files remembered at most; some 5 MB.
-const MAX_SUMS: usize = 16_384;
+const MAX_FILES: usize = 16_384;
 
-/// A process that stood still for longer may have been passed over by members that asked it. They wait longer for an answer
+/// A worker that stood still for longer may have been passed over by members that asked it. They wait longer for an answer
 /// ([`ANSWER`](crate::serve::latest::ANSWER)).
 const LAPSE: Duration = Duration::from_secs(2);
+
+/// A member that waits to change a file goes first for so long after it asked last; and at most so long, so often: if what it
+/// lacks does not come, others are not held up for more than a part of the time.
+const GOES_FIRST: Duration = Duration::from_secs(1);
+const GOES_FIRST_MOST: Duration = Duration::from_secs(5);
+const GOES_AGAIN: Duration = Duration::from_secs(20);
 
 /// The CRC32 state of the first `size` bytes of a file.
 #[derive(Debug, Clone)]
@@ -49,11 +55,35 @@ struct Known {
     latest: Option<Term>,
     /// The record of the last change that a client made here ends before this place.
     recorded: Option<Place>,
+    /// When a change of it was taken last that another member pushed.
+    pushed: Option<Instant>,
 }
 
 impl Known {
     fn is_nothing(&self) -> bool {
-        self.sum.is_none() && self.latest.is_none() && self.recorded.is_none()
+        self.sum.is_none() && self.latest.is_none() && self.recorded.is_none() && self.pushed.is_none()
+    }
+}
+
+/// Another member waits to change a file.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    since: Instant,
+    /// Until then it goes first.
+    until: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Terms {
+    number: u64,
+    /// When each worker was seen to run.
+    seen: Vec<Instant>,
+}
+
+impl Terms {
+    /// Whoever stands still longer than a member waits for an answer is passed over, and may still change files then.
+    fn lapse(&mut self, seen: Instant, now: Instant) {
+        self.number += u64::from(now.saturating_duration_since(seen) > LAPSE);
     }
 }
 
@@ -65,22 +95,16 @@ struct Slot {
     cell: Cell,
     used: u64,
     /// While something is being added to the file: what it was before.
-    recorded: Option<Meta>,
+    before: Option<Meta>,
+    wish: Option<Wish>,
 }
 
 /// The files being changed, and those of which something is remembered.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Names {
     slots: Mutex<HashMap<Key, Slot>>,
     clock: AtomicU64,
-    /// The number of this term, and when this process was seen to run.
-    term: Mutex<(u64, Instant)>,
-}
-
-impl Default for Names {
-    fn default() -> Names {
-        Names { slots: Mutex::default(), clock: AtomicU64::new(0), term: Mutex::new((0, Instant::now())) }
-    }
+    terms: Mutex<Terms>,
 }
 
 /// The right to change one file. What it remembers of the content is the holder's to keep true.
@@ -119,21 +143,40 @@ impl Names {
         sum.filter(|sum| sum.size == size)
     }
 
-    /// The present term.
+    /// The present term. While a worker stands still, each is over at once.
     pub fn term(&self) -> Term {
-        let mut term = self.term.lock();
-        let (number, seen) = &mut *term;
+        let mut terms = self.terms.lock();
         let now = Instant::now();
-        if now.duration_since(*seen) > LAPSE {
-            *number += 1;
+        if let Some(seen) = terms.seen.iter().min().copied() {
+            terms.lapse(seen, now);
         }
-        *seen = now;
-        Term(*number)
+        Term(terms.number)
     }
 
     /// Begins another term: this member, or one that pushes here, was away.
     pub fn begin_term(&self) {
-        self.term.lock().0 += 1;
+        self.terms.lock().number += 1;
+    }
+
+    /// This worker runs; to be called more often than it could be passed over.
+    pub fn tick(&self, worker: usize) {
+        let mut terms = self.terms.lock();
+        let now = Instant::now();
+        if terms.seen.len() <= worker {
+            terms.seen.resize(worker + 1, now);
+        }
+        let seen = std::mem::replace(&mut terms.seen[worker], now);
+        terms.lapse(seen, now);
+    }
+
+    /// Another member waits to change a file that is changed here: it is to go first.
+    pub fn wish(&self, name: &RemoteName) {
+        let now = Instant::now();
+        if let Some(slot) = self.slots.lock().get_mut(&key(name)) {
+            let since = slot.wish.map_or(now, |wish| wish.since);
+            let since = if now < since + GOES_AGAIN { since } else { now };
+            slot.wish = Some(Wish { since, until: (now + GOES_FIRST).min(since + GOES_FIRST_MOST) });
+        }
     }
 
     /// What of a file that looks like this is there to stay, and since when: what is being added may yet be taken back. To be
@@ -142,15 +185,15 @@ impl Names {
         if !is_appender(name) {
             return meta;
         }
-        let recorded = self.slots.lock().get(&key(name)).and_then(|slot| slot.recorded);
-        recorded.map_or(meta, |before| before.cut(meta.size))
+        let before = self.slots.lock().get(&key(name)).and_then(|slot| slot.before);
+        before.map_or(meta, |before| before.cut(meta.size))
     }
 
     /// Remembers the sum of a file that was just made, which nobody else can know yet.
     pub fn remember(&self, name: &RemoteName, sum: Sum) {
         let latest = Some(self.term());
         if let Ok(mut cell) = self.cell(&key(name)).try_lock() {
-            *cell = Known { sum: Some(sum), latest, recorded: None };
+            *cell = Known { sum: Some(sum), latest, ..Known::default() };
         }
     }
 
@@ -161,12 +204,12 @@ impl Names {
             slot.used = now;
             return slot.cell.clone();
         }
-        if slots.len() >= MAX_SUMS {
+        if slots.len() >= MAX_FILES {
             // Forgets the older half of what nobody holds.
-            let oldest = now.saturating_sub(MAX_SUMS as u64 / 2);
+            let oldest = now.saturating_sub(MAX_FILES as u64 / 2);
             slots.retain(|_, slot| slot.used >= oldest || Arc::strong_count(&slot.cell) > 1);
         }
-        let slot = Slot { cell: Cell::default(), used: now, recorded: None };
+        let slot = Slot { cell: Cell::default(), used: now, before: None, wish: None };
         let cell = slot.cell.clone();
         slots.insert(key.clone(), slot);
         cell
@@ -199,6 +242,32 @@ impl Held<'_> {
         }
     }
 
+    /// Whether another member is to change the file first.
+    pub fn is_wished(&self) -> bool {
+        let wish = self.names.slots.lock().get(&self.key).and_then(|slot| slot.wish);
+        wish.is_some_and(|wish| wish.until > Instant::now())
+    }
+
+    /// Another member may change the file.
+    pub fn grant(&mut self) {
+        self.set_latest(None);
+        if let Some(slot) = self.names.slots.lock().get_mut(&self.key) {
+            slot.wish = None;
+        }
+    }
+
+    /// A change was taken that another member pushed.
+    pub fn set_pushed(&mut self) {
+        if let Some(guard) = &mut self.guard {
+            guard.pushed = Some(Instant::now());
+        }
+    }
+
+    /// How long ago such a change was taken last; `None` if that is not remembered.
+    pub fn pushed_ago(&self) -> Option<Duration> {
+        self.guard.as_ref()?.pushed.map(|pushed| pushed.elapsed())
+    }
+
     /// Where the record of the last change ends that a client made here, or a later place; `None` if there is none, or that was
     /// forgotten.
     pub fn recorded_before(&self) -> Option<Place> {
@@ -214,18 +283,18 @@ impl Held<'_> {
 
     /// Something is going to be added to the file, which looks like this.
     pub fn adding(&mut self, before: &Meta) {
-        self.set_recorded(Some(*before));
+        self.set_before(Some(*before));
     }
 
     /// All of it is there, and is going to be recorded.
     pub fn added(&mut self) {
-        self.set_recorded(None);
+        self.set_before(None);
     }
 
-    fn set_recorded(&mut self, before: Option<Meta>) {
+    fn set_before(&mut self, before: Option<Meta>) {
         self.adding = before.is_some();
         if let Some(slot) = self.names.slots.lock().get_mut(&self.key) {
-            slot.recorded = before;
+            slot.before = before;
         }
     }
 }
@@ -233,7 +302,7 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if self.adding {
-            self.set_recorded(None);
+            self.set_before(None);
         }
         let Some(guard) = self.guard.take() else { return };
         if !guard.is_nothing() {
@@ -339,22 +408,66 @@ mod tests {
         }
         hold(1).await.set_latest(None);
         assert!(!hold(1).await.is_latest() && hold(2).await.is_latest());
+        let tick = |workers: &[usize]| workers.iter().for_each(|worker| names.tick(*worker));
         for _ in 0..3 {
+            tick(&[0, 1]);
             tokio::time::advance(LAPSE).await;
             assert!(hold(2).await.is_latest());
         }
+        for worker in [0, 1] {
+            tick(&[0, 1]);
+            tokio::time::advance(LAPSE).await;
+            tick(&[1 - worker]);
+            hold(2).await.set_latest(Some(names.term()));
+            assert!(hold(2).await.is_latest());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(!hold(2).await.is_latest(), "a worker stands still");
+            hold(2).await.set_latest(Some(names.term()));
+            assert!(!hold(2).await.is_latest(), "it still does");
+        }
+        tick(&[0, 1]);
+        hold(2).await.set_latest(Some(names.term()));
         tokio::time::advance(LAPSE + Duration::from_millis(1)).await;
-        assert!(!hold(2).await.is_latest(), "it stood still");
+        tick(&[0, 1]);
+        assert!(!hold(2).await.is_latest(), "all stood still");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_first_for_a_while() {
+        let names = Names::default();
+        let hold = async || names.hold(&name(1), Duration::ZERO).await.unwrap();
+        names.wish(&name(1));
+        assert!(names.slots.lock().is_empty(), "nobody changes it here");
+        names.remember(&name(1), sum(1));
+        assert!(!hold().await.is_wished());
+        names.wish(&name(1));
+        assert!(hold().await.is_wished() && hold().await.is_latest());
+        hold().await.grant();
+        assert!(!hold().await.is_wished() && !hold().await.is_latest());
+        for round in 0..2 {
+            let began = Instant::now();
+            while began.elapsed() < GOES_FIRST_MOST {
+                names.wish(&name(1));
+                assert!(hold().await.is_wished());
+                tokio::time::advance(GOES_FIRST / 2).await;
+            }
+            names.wish(&name(1));
+            assert!(!hold().await.is_wished(), "{round}: it did not get what it lacks");
+            tokio::time::advance(GOES_AGAIN - GOES_FIRST_MOST).await;
+        }
+        names.wish(&name(1));
+        tokio::time::advance(GOES_FIRST).await;
+        assert!(!hold().await.is_wished(), "it asks no more");
     }
 
     #[tokio::test]
     async fn memory_is_bounded() {
         let names = Names::default();
-        for n in 0..3 * MAX_SUMS as u32 {
+        for n in 0..3 * MAX_FILES as u32 {
             names.remember(&name(n), sum(1));
         }
-        assert!(names.slots.lock().len() <= MAX_SUMS);
-        let last = names.hold(&name(3 * MAX_SUMS as u32 - 1), Duration::ZERO).await.unwrap();
+        assert!(names.slots.lock().len() <= MAX_FILES);
+        let last = names.hold(&name(3 * MAX_FILES as u32 - 1), Duration::ZERO).await.unwrap();
         assert!(last.sum(1).is_some());
     }
 

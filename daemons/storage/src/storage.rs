@@ -491,8 +491,6 @@ async fn keep_house(config: &StorageConfig, service: &Arc<Service>, stopped: &mu
             now = ticks.tick() => now,
             _ = stopped.wait_for(|s| *s) => break,
         };
-        // It is seen to run.
-        service.names.term();
         let present = service.clone();
         let looked = blocking::run(move || {
             present.store.refresh_space();

@@ -358,11 +358,10 @@ fn a_name_too_long_for_a_record_with_its_store_path_is_refused() {
     assert!(changes.iter().all(|line| line.contains("M00/")), "{changes:?}");
 }
 
-/// Only one question at a time is received: each may be large.
 #[test]
 fn who_has_the_last_change_is_told_of_files_only_that_can_be_changed() {
     let f = Fixture::start();
-    let ask = |name: &[u8]| [&[0; 16][..], name].concat();
+    let ask = |name: &[u8]| [&[0; 37][..], name].concat();
     for name in [&b""[..], b"M00/../../../../etc/passwd-m", b"M00/00/00/\0", b"/etc/passwd-m", &[b'a'; 300]] {
         expect(&f, 202, &ask(name), EINVAL);
     }
@@ -377,6 +376,7 @@ fn who_has_the_last_change_is_told_of_files_only_that_can_be_changed() {
     assert_eq!(f.client().content(&appender), b"content and more");
 }
 
+/// Only one question at a time is received: each may be large.
 #[test]
 fn a_question_that_trickles_in_does_not_keep_others_waiting() {
     let f = Fixture::with(|config| config.network_timeout = Duration::from_secs(2));

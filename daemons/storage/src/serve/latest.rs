@@ -7,19 +7,26 @@
 //! until then the change waits. What is later comes from who made it, never from others: these may lack what is here. The
 //! answers hold until another member asks in its turn, or pushes a change of that file, and
 //! for one term ([`Names::term`]): so mostly nobody need be asked. The name is held while others are asked, and whoever holds
-//! a name tells others to come again, so that two who ask each other do not both go on.
+//! a name tells others to come again, so that two who ask each other do not both go on. Who does not have to ask lets those
+//! go first that do ([`Names::wish`]): otherwise they would find something later each time.
 //!
-//! A member that cannot be reached or does not answer is passed over, so that the group goes on without it. It asks before
+//! Times may differ where content does not: FastDFS's members give one change several times, and files are copied back. Who
+//! waits in vain therefore tells the checksum, too, and takes the later time if the content is the same.
+//!
+//! A member that cannot be reached or does not answer is passed over, so that the group goes on without it; before that the
+//! name is let go for a moment, for what it may push itself while nobody listens there. It asks before
 //! its next change, since its term is over by then, as a rule: it has stood still, joins a tracker again, cannot push, or is
 //! pushed to over a new connection.
 //!
 //! [`Names::term`]: crate::names::Names::term
+//! [`Names::wish`]: crate::names::Names::wish
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use fdfs_protocol::binlog::Origin;
 use fdfs_protocol::header::Header;
 use fdfs_protocol::peer::latest::SyncLatest;
 use fdfs_protocol::stat::StorageStatus;
@@ -28,11 +35,12 @@ use fdfs_server::{Dial, Link, LinkError};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::info::is_appender;
 use super::{Done, Membership, Refusal, Service};
-use crate::disk::dir::Meta;
+use crate::clock;
+use crate::disk::dir::{self, Meta};
 use crate::names::Held;
 use crate::net::Conn;
 use crate::thread;
@@ -54,31 +62,62 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Who is asked waits so long for somebody who changes the file, so that its turn comes.
 const TURN: Duration = Duration::from_millis(200);
 
+/// Who has waited so long looks whether only the times differ.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Members that are not asked now. One that was away asks, or connects, before it changes anything.
 #[derive(Debug, Default)]
-pub struct Silent(Mutex<HashMap<IpAddr, Instant>>);
+pub struct Silent(Mutex<HashMap<SocketAddr, Instant>>);
 
 impl Silent {
-    /// The member at this address is there.
+    /// Members at this address are there.
     pub fn heard(&self, ip: IpAddr) {
-        self.0.lock().remove(&ip.to_canonical());
+        let ip = ip.to_canonical();
+        self.0.lock().retain(|at, _| at.ip() != ip);
     }
 
-    fn is_silent(&self, ip: IpAddr) -> bool {
-        self.0.lock().get(&ip.to_canonical()).is_some_and(|until| *until > Instant::now())
+    fn is_silent(&self, at: SocketAddr) -> bool {
+        self.0.lock().get(&at).is_some_and(|until| *until > Instant::now())
     }
 
-    fn note(&self, ip: IpAddr, time: Duration) {
-        self.0.lock().insert(ip.to_canonical(), Instant::now() + time);
+    fn note(&self, at: SocketAddr, time: Duration) {
+        self.0.lock().insert(at, Instant::now() + time);
     }
+}
+
+/// Why a file is not changed now.
+struct Wait {
+    reason: String,
+    /// Nothing speaks against it but that members did not answer, which are passed over the next time.
+    silent: bool,
+}
+
+impl From<String> for Wait {
+    fn from(reason: String) -> Wait {
+        Wait { reason, silent: false }
+    }
+}
+
+/// What is known here of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Last {
+    /// When it was changed last, unix seconds; of metadata also when it was removed.
+    changed: i64,
+    /// Its size in bytes.
+    size: u64,
+    is_here: bool,
 }
 
 /// What comes of asking one member.
 enum Answer {
     /// It has nothing later, or is not there.
     Nothing,
-    /// It is not there, and is not to be waited for again for so long.
-    Silent(Duration),
+    /// It has the same, with this time, unix seconds.
+    Same(i64),
+    /// It is silent, and is not to be waited for again so soon.
+    Silent,
+    /// It does not know the question.
+    Foreign,
     /// The change has to wait.
     Wait(String),
 }
@@ -93,20 +132,31 @@ impl Service {
         let began = Instant::now();
         let patience = self.settings.patience();
         let mut pause = PAUSE;
+        let mut looked = None;
         loop {
             let mut held = self.names.hold(name, patience.saturating_sub(began.elapsed())).await?;
-            if held.is_latest() {
-                return Ok(held);
-            }
-            let here = self.last_change(name)?;
-            let Some(reason) = (match here {
-                // There is nothing to change.
-                None if !name.is_metadata() => None,
-                here => self.ask(&mut held, name, here.unwrap_or_default()).await?,
-            }) else {
-                return Ok(held);
+            let wait = match held.is_latest() {
+                true if held.is_wished() => Some("another member is to change it first".to_owned().into()),
+                true => None,
+                false => match self.last_change(name)? {
+                    // There is nothing to change.
+                    None if !name.is_metadata() => None,
+                    here => {
+                        let here = here.unwrap_or_default();
+                        if began.elapsed() > LOOK && looked.is_none_or(|(last, _)| last != here) {
+                            looked = self.look(&held, name, here).await?.map(|crc32| (here, crc32));
+                        }
+                        let crc32 = looked.filter(|(last, _)| *last == here).map(|(_, crc32)| crc32);
+                        self.ask(&mut held, name, here, crc32).await?
+                    }
+                },
             };
+            let Some(Wait { reason, silent }) = wait else { return Ok(held) };
             drop(held);
+            if silent {
+                sleep(LONGEST_PAUSE).await;
+                continue;
+            }
             if began.elapsed() + pause > patience {
                 warn!("{name} is not changed: {reason}");
                 return Err(Status::EAGAIN);
@@ -127,23 +177,36 @@ impl Service {
         name: &RemoteName,
         before: &Meta,
     ) -> Result<(), Status> {
-        match self.ask(held, name, (before.mtime, before.size)).await? {
-            None => Ok(()),
-            Some(reason) => {
+        let here = Last { changed: before.mtime, size: before.size, is_here: true };
+        match self.ask(held, name, here, None).await? {
+            None | Some(Wait { silent: true, .. }) => Ok(()),
+            Some(Wait { reason, .. }) => {
                 warn!("{name} is not changed: {reason}");
                 Err(Status::EAGAIN)
             }
         }
     }
 
-    /// Asks the other members, unless it is known that none has a later change than the one of this time, unix seconds, and
-    /// size; gives the reason if it has to wait.
+    /// The checksum of what is here, if that can be told soon.
+    async fn look(&self, held: &Held<'_>, name: &RemoteName, here: Last) -> Result<Option<u32>, Status> {
+        if !here.is_here {
+            return Ok(None);
+        }
+        let file = self.place(name)?.try_on("open", |p| p.dir().open_read(&p.rel))?;
+        match self.checksum_held(held, ANSWER, file, here.size).await {
+            Err(Status::EAGAIN) => Ok(None),
+            told => told.map(Some),
+        }
+    }
+
+    /// Asks the other members, unless it is known that none has a later change than this one; says why, if it has to wait.
     async fn ask(
         &self,
         held: &mut Held<'_>,
         name: &RemoteName,
-        (changed, size): (i64, u64),
-    ) -> Result<Option<String>, Status> {
+        here: Last,
+        crc32: Option<u32>,
+    ) -> Result<Option<Wait>, Status> {
         // Of others it will turn out that they cannot be changed.
         let is_mutable = is_appender(name) || name.is_metadata();
         if !is_mutable || held.is_latest() {
@@ -151,28 +214,52 @@ impl Service {
         }
         let term = self.names.term();
         let Some(others) = self.others()? else {
-            return Ok(Some("no tracker has said which members there are".to_owned()));
+            return Ok(Some("no tracker has said which members there are".to_owned().into()));
         };
-        let question = SyncLatest { changed, size, name: *name };
+        let Last { changed, size, .. } = here;
+        let question = SyncLatest { asker: self.membership()?.id, changed, size, crc32, name: *name };
+        let mut same_at = changed;
         let mut asked = JoinSet::new();
         for (other, dial) in others {
             asked.spawn(async move { (other, ask(other, question, dial).await) });
         }
-        let mut reason = None;
-        while reason.is_none()
+        let (mut wait, mut silent) = (None, None);
+        while wait.is_none()
             && let Some(joined) = asked.join_next().await
         {
             match joined {
                 Ok((_, Answer::Nothing)) => {}
-                Ok((other, Answer::Silent(time))) => self.silent.note(other.ip(), time),
-                Ok((_, Answer::Wait(text))) => reason = Some(text),
-                Err(e) => reason = Some(e.to_string()),
+                Ok((_, Answer::Same(at))) => same_at = same_at.max(at),
+                Ok((other, Answer::Foreign)) => self.silent.note(other, FOREIGN),
+                Ok((other, Answer::Silent)) => {
+                    self.silent.note(other, SILENT);
+                    silent = Some(Wait { reason: format!("{other} does not answer"), silent: true });
+                }
+                Ok((_, Answer::Wait(reason))) => wait = Some(reason.into()),
+                Err(e) => wait = Some(e.to_string().into()),
             }
         }
-        if reason.is_none() {
+        let wait = wait.or(silent);
+        if wait.is_none() {
+            if same_at > changed {
+                self.take_time(name, here, same_at)?;
+            }
             held.set_latest(Some(term));
         }
-        Ok(reason)
+        Ok(wait)
+    }
+
+    /// What is here is another member's as well, with this later time; or metadata is at neither, and the other one knows of
+    /// its removal at this time. What follows must be later.
+    fn take_time(&self, name: &RemoteName, here: Last, time: i64) -> Result<(), Status> {
+        if !here.is_here {
+            self.deleted.add(name, clock::seconds(time));
+            return Ok(());
+        }
+        info!("{name} has a later time at another member, and the same content: takes that time");
+        self.place(name)?.try_on("set the time of", |p| {
+            dir::set_mtime(&p.dir().open_write(&p.rel)?, clock::seconds(time), Origin::Replica)
+        })
     }
 
     /// Where the members are, this one left out, and how to connect to each; `None` while that is not known.
@@ -188,19 +275,20 @@ impl Service {
                 StorageStatus::Active => self.settings.dial.connect.min(ANSWER),
                 _ => CONNECT_AWAY,
             };
-            let at = SocketAddr::new(member.ip.addr()?, member.port);
-            (!self.silent.is_silent(at.ip())).then_some((at, Dial { connect, answer: ANSWER, ..self.settings.dial }))
+            let at = SocketAddr::new(member.ip.addr()?.to_canonical(), member.port);
+            (!self.silent.is_silent(at)).then_some((at, Dial { connect, answer: ANSWER, ..self.settings.dial }))
         });
         Ok(Some(others.collect()))
     }
 
-    /// Time, unix seconds, and size of a file that is here; of metadata also the time of its removal. `None` if nothing is
-    /// known of it.
-    fn last_change(&self, name: &RemoteName) -> Result<Option<(i64, u64)>, Status> {
+    /// The last change of a file, of metadata also its removal; `None` if nothing is known of it.
+    fn last_change(&self, name: &RemoteName) -> Result<Option<Last>, Status> {
         let place = self.place(name)?;
         match place.try_on("look at", |p| p.dir().meta(&p.rel, true)) {
-            Ok(meta) => Ok(Some((meta.mtime, meta.size))),
-            Err(Status::ENOENT) if name.is_metadata() => Ok(self.deleted.time(name).map(|time| (time.into(), 0))),
+            Ok(meta) => Ok(Some(Last { changed: meta.mtime, size: meta.size, is_here: true })),
+            Err(Status::ENOENT) if name.is_metadata() => {
+                Ok(self.deleted.time(name).map(|time| Last { changed: time.into(), size: 0, is_here: false }))
+            }
             Err(Status::ENOENT) => Ok(None),
             Err(status) => Err(status),
         }
@@ -214,29 +302,49 @@ impl Service {
             return Err(Status::EINVAL.into());
         }
         self.silent.heard(ip);
-        let mut held = self.names.hold(name, TURN).await?;
+        let mut held = self.names.hold(name, TURN).await.inspect_err(|_| self.names.wish(name))?;
         let here = match self.last_change(name) {
             // A store path that is not here, or a disk that is broken: nobody changes the file here.
             Err(Status::EINVAL | Status::EIO) => None,
             other => other?,
         };
-        let later = here.is_some_and(|(changed, size)| question.is_before(changed, size));
+        let later = here.is_some_and(|here| question.is_before(here.changed, here.size));
         // Nothing comes after the removal, or the new name, of an appender.
-        let gone = here.is_none() && self.deleted.time(name).is_some();
+        let gone = here.is_none() && is_appender(name) && self.deleted.time(name).is_some();
         // Changes may be on their way that are not the last.
-        let has = match held.recorded_before() {
-            None if later || gone => Status::EAGAIN,
-            before => timeout(ANSWER / 2, self.questions.has(ip, *name, before)).await.unwrap_or(Status::EAGAIN),
-        };
+        let before = held.recorded_before();
+        let has = timeout(ANSWER / 2, self.questions.has(&question.asker, *name, before));
+        let has = has.await.unwrap_or(Status::EAGAIN).is_ok();
         // Nobody pushes there now, and what was pushed before is not known to lack anything.
-        let nothing_known = held.recorded_before().is_none() && !self.questions.pushes_to(ip);
-        if !later && !gone && (has.is_ok() || nothing_known) {
-            held.set_latest(None);
-            drop(held);
-            return Ok(conn.send(&Header::ok(0).encode()).await?);
-        }
-        self.questions.visited();
-        Err(Refusal::Status(Status::EAGAIN))
+        let nothing_known = before.is_none() && !self.questions.pushes_to(&question.asker);
+        let same_at = match here {
+            _ if gone || !(has || nothing_known) => None,
+            Some(here) if later => self.same_at(&held, &question, here).await,
+            _ => Some(Vec::new()),
+        };
+        let Some(answer) = same_at else {
+            if held.is_latest() {
+                self.names.wish(name);
+            }
+            self.questions.visited();
+            return Err(Refusal::Status(Status::EAGAIN));
+        };
+        held.grant();
+        drop(held);
+        Ok(conn.send(&[&Header::ok(answer.len() as u64).encode()[..], &answer].concat()).await?)
+    }
+
+    /// The answer to one that has the same with an earlier time.
+    async fn same_at(&self, held: &Held<'_>, question: &SyncLatest, here: Last) -> Option<Vec<u8>> {
+        let is_same = match here.is_here {
+            true => {
+                let told = question.crc32.filter(|_| here.size == question.size)?;
+                self.look(held, &question.name, here).await.ok()?? == told
+            }
+            // Metadata that is at neither: of the removals one may be forgotten.
+            false => question.size == 0,
+        };
+        is_same.then(|| SyncLatest::answer(here.changed).to_vec())
     }
 
     /// A storage has connected to push here, and has said who it is. What it took while it did not push has not come.
@@ -254,25 +362,26 @@ impl Service {
 async fn ask(other: SocketAddr, question: SyncLatest, dial: Dial) -> Answer {
     let answer = async {
         let mut link = Link::connect([other], dial).await?;
-        link.ask(Command::SyncLatest, &question).await?;
+        let same_at = link.ask_for(Command::SyncLatest, &question, SyncLatest::decode_answer).await?;
         link.quit().await;
-        Ok::<_, LinkError>(())
+        Ok::<_, LinkError>(same_at)
     };
     let error = match timeout(ANSWER, answer).await {
-        Ok(Ok(())) => return Answer::Nothing,
+        Ok(Ok(None)) => return Answer::Nothing,
+        Ok(Ok(Some(time))) => return Answer::Same(time),
         Ok(Err(e)) => e,
         Err(_) => LinkError::Io(io::ErrorKind::TimedOut.into()),
     };
     debug!("{}: {other} does not say that it has nothing later: {error}", question.name);
     match &error {
-        LinkError::Status(Status::EINVAL, _) => Answer::Silent(FOREIGN),
+        LinkError::Status(Status::EINVAL, _) => Answer::Foreign,
         LinkError::Status(Status::EAGAIN, _) => {
             Answer::Wait(format!("{other} has a later change of it, or is changing it"))
         }
         LinkError::Io(e) => match e.kind() {
             io::ErrorKind::ConnectionRefused => Answer::Nothing,
             io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                Answer::Silent(SILENT)
+                Answer::Silent
             }
             // It is there, or this host is in trouble.
             _ => Answer::Wait(format!("{other} cannot be asked whether it has a later change of it: {e}")),

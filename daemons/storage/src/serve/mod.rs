@@ -416,6 +416,10 @@ impl Service {
 }
 
 impl Handler for Service {
+    fn tick(&self, worker: usize) {
+        self.names.tick(worker);
+    }
+
     async fn serve(self: Arc<Self>, stream: &mut TcpStream, peer: SocketAddr) {
         let mut conn = Conn::new(stream, peer, self.settings.timeout);
         let mut served = false;

@@ -8,6 +8,7 @@ use fdfs_protocol::storage::UploadSlaveHead;
 use fdfs_protocol::{RemoteName, Status};
 use tracing::error;
 
+use super::info::is_appender;
 use super::{Done, Note, Place, Refusal, Service, noted, warn_removed};
 use crate::clock;
 use crate::counters::Count;
@@ -40,13 +41,9 @@ impl Service {
             return Err(Status::EEXIST.into());
         }
         self.counters.tried(Count::UploadBytes, head.size);
-        let (file, sum, noted) = self.receive_slave(conn, &place, &name, head.size).await?;
+        let (file, noted) = self.receive_slave(conn, &place, &name, head.size).await?;
         self.publish_slave(&place, &name, file, noted).await?;
         place.path.took(head.size);
-        // Not only of appenders: QUERY_FILE_INFO computes the checksum of slaves as well. But those are rarely asked.
-        if super::info::is_appender(&name) {
-            self.names.remember(&name, sum);
-        }
         self.counters.went_well(Count::UploadBytes, head.size);
         self.answer_name(conn, &name).await
     }
@@ -59,7 +56,7 @@ impl Service {
         place: &Place<'_>,
         name: &RemoteName,
         size: u64,
-    ) -> Result<(File, Sum, Noted<'_>), Refusal> {
+    ) -> Result<(File, Noted<'_>), Refusal> {
         let (parent, file) = place.rel.split();
         let parent = RelPath::new(parent).ok_or(Status::EINVAL)?;
         let file = RelPath::new(file).ok_or(Status::EINVAL)?;
@@ -69,14 +66,19 @@ impl Service {
         let mut hasher = crc32fast::Hasher::new();
         self.receive_into(conn, incoming.file(), 0, size, &mut hasher).await?;
         // Nobody else may make it now: what is noted is taken for ours if this process dies.
-        let held = self.names.hold(name, self.settings.timeout).await?;
+        let mut held = self.names.hold(name, self.settings.timeout).await?;
         if place.dir().meta(&place.rel, false).is_ok() {
             return Err(Status::EEXIST.into());
         }
         let noted = self.pending.note(Kind::Create, name);
         incoming.publish(&file).map_err(|e| refused(place, &e))?;
+        // Not only of appenders: QUERY_FILE_INFO computes the checksum of slaves as well. But those are rarely asked.
+        if is_appender(name) {
+            held.set_sum(Some(Sum { hasher, size }));
+            held.set_latest(Some(self.names.term()));
+        }
         drop(held);
-        Ok((incoming.into_file(), Sum { hasher, size }, noted))
+        Ok((incoming.into_file(), noted))
     }
 
     async fn publish_slave(

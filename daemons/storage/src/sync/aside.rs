@@ -52,6 +52,8 @@ struct Entry {
     cause: Cause,
     due: Instant,
     pause: Duration,
+    /// When another try failed last.
+    tried: Option<Instant>,
 }
 
 /// The files set aside for one peer.
@@ -84,7 +86,9 @@ impl Aside {
         for line in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
             lines += 1;
             match Record::parse(line) {
-                Ok(r) => drop(names.insert(r.name, Entry { cause: Cause::of(&r, &r.name), due: now, pause: FIRST })),
+                Ok(r) => drop(
+                    names.insert(r.name, Entry { cause: Cause::of(&r, &r.name), due: now, pause: FIRST, tried: None }),
+                ),
                 Err(e) => warn!("{}: line {lines} is passed over: {e}", path.display()),
             }
         }
@@ -143,17 +147,19 @@ impl Aside {
         if known != Some(cause) {
             self.write(&name, cause)?;
         }
-        let entry = self.names.entry(name).or_insert(Entry { cause, due: now + FIRST, pause: FIRST });
+        let entry = self.names.entry(name).or_insert(Entry { cause, due: now + FIRST, pause: FIRST, tried: None });
         entry.cause = cause;
         self.order.insert((entry.due, name));
         Ok(())
     }
 
-    /// Somebody waits for a name: it is tried next.
+    /// Somebody waits for a name: it is tried next, but for the pause after the last try.
     pub fn hasten(&mut self, name: &RemoteName, now: Instant) {
         if let Some(entry) = self.names.get_mut(name) {
             self.order.remove(&(entry.due, *name));
-            entry.due = entry.due.min(now);
+            let rested = entry.tried.map_or(now, |tried| tried + FIRST);
+            entry.due = entry.due.min(rested.max(now));
+            entry.pause = FIRST;
             self.order.insert((entry.due, *name));
         }
     }
@@ -244,6 +250,7 @@ impl Aside {
         let pause = entry.pause;
         self.order.remove(&(entry.due, *name));
         entry.due = now + pause;
+        entry.tried = Some(now);
         self.order.insert((entry.due, *name));
         entry.pause = (pause * 2).min(LONGEST);
         pause
@@ -383,5 +390,24 @@ mod tests {
         std::fs::write(&path, format!("nonsense\n5 U {}\n5 U ../../etc", name(1))).unwrap();
         let aside = Aside::open(path, Instant::now()).unwrap();
         assert_eq!(aside.len(), 1);
+    }
+
+    #[test]
+    fn who_waits_makes_nobody_wait_longer_afterwards() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut now = Instant::now();
+        let mut aside = Aside::open(tmp.path().join("x.aside"), now).unwrap();
+        aside.add(name(1), changed(1), now).unwrap();
+        let mut tries = 0;
+        for _ in 0..20 {
+            now += FIRST / 4;
+            aside.hasten(&name(1), now);
+            if aside.due(now, |_| true).is_some() {
+                aside.failed(&name(1), now);
+                tries += 1;
+            }
+        }
+        assert_eq!(tries, 5, "at once, and then with a pause");
+        assert!(aside.next_due(now).unwrap() - now <= FIRST);
     }
 }

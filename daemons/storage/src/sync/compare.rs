@@ -130,7 +130,7 @@ impl Questions {
         let ip = ip.to_canonical();
         let mut loops = self.loops.lock();
         // A member that was there before this one has left.
-        loops.retain(|_, (at, _)| *at != ip);
+        loops.retain(|_, (at, sender)| *at != ip || !sender.is_closed());
         loops.insert(member, (ip, sender));
         receiver
     }
@@ -152,7 +152,7 @@ impl Questions {
 
     /// Asks; `EAGAIN` also if nobody pushes to the asker now, or stopped before it was done.
     pub async fn ask(&self, compare: SyncCompare) -> Status {
-        let sender = self.loops.lock().get(&compare.sender).map(|(_, sender)| sender.clone());
+        let sender = self.of_member(&compare.sender);
         let (answer, answered) = oneshot::channel();
         tell(sender, Word::Question(Question { compare, answer }), answered).await
     }
@@ -164,16 +164,20 @@ impl Questions {
         tell(self.at(ip), Word::Owed(name, timestamp, answer), answered).await
     }
 
-    /// Whether the member at this address has all changes of a file that were made here and whose records end before
-    /// `before`: `OK`; `EAGAIN` as for [`ask`](Questions::ask), too.
-    pub async fn has(&self, ip: IpAddr, name: RemoteName, before: Option<Place>) -> Status {
+    /// Whether a member has all changes of a file that were made here and whose records end before `before`: `OK`; `EAGAIN`
+    /// as for [`ask`](Questions::ask), too.
+    pub async fn has(&self, member: &StorageId, name: RemoteName, before: Option<Place>) -> Status {
         let (answer, answered) = oneshot::channel();
-        tell(self.at(ip), Word::Has(name, before, answer), answered).await
+        tell(self.of_member(member), Word::Has(name, before, answer), answered).await
     }
 
-    /// Whether a loop pushes to the member at this address, or has stopped only now.
-    pub fn pushes_to(&self, ip: IpAddr) -> bool {
-        self.at(ip).is_some_and(|sender| !sender.is_closed())
+    /// Whether a loop pushes to this member, or has stopped only now.
+    pub fn pushes_to(&self, member: &StorageId) -> bool {
+        self.of_member(member).is_some_and(|sender| !sender.is_closed())
+    }
+
+    fn of_member(&self, member: &StorageId) -> Option<mpsc::Sender<Word>> {
+        self.loops.lock().get(member).map(|(_, sender)| sender.clone())
     }
 
     fn at(&self, ip: IpAddr) -> Option<mpsc::Sender<Word>> {
@@ -293,5 +297,24 @@ mod tests {
         while questions.scan.lock().is_some() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn members_at_one_address_have_words_of_their_own() {
+        let questions = Questions::default();
+        let (ip, name): (IpAddr, RemoteName) = ("10.0.0.1".parse().unwrap(), "M00/00/00/some-file".parse().unwrap());
+        let members: [StorageId; 2] = ["1", "2"].map(|id| id.parse().unwrap());
+        let mut loops = members.map(|member| questions.of(member, ip));
+        for (member, words) in members.iter().zip(&mut loops) {
+            let answer = async {
+                let Some(Word::Has(_, None, answer)) = words.recv().await else { panic!("no question") };
+                answer.send(Status::OK).unwrap();
+            };
+            assert_eq!(tokio::join!(questions.has(member, name, None), answer).0, Status::OK);
+        }
+        let [first, second] = loops;
+        drop(first);
+        assert!(!questions.pushes_to(&members[0]) && questions.pushes_to(&members[1]));
+        drop(second);
     }
 }

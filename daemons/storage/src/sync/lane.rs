@@ -255,7 +255,13 @@ impl Lane {
             && let Some(meta) = self.meta(whole.name, true)?
         {
             match self.info(whole.name, NO_CRC).await? {
-                Some(there) if there.size == meta.size => return self.log_only(&whole, there.size).await,
+                // Of an appender that was changed since, the size does not tell.
+                Some(there)
+                    if there.size == meta.size
+                        && (!is_appender(whole.name) || there.mtime >= i64::from(whole.timestamp)) =>
+                {
+                    return self.log_only(&whole, there.size).await;
+                }
                 Some(_) => return self.send_whole(Command::SyncUpdateFile, whole).await,
                 None => {}
             }

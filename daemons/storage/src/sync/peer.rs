@@ -109,6 +109,10 @@ impl Peer {
             if self.reached && began.elapsed() > LONGEST_PAUSE {
                 (pause, complained) = (PAUSE, false);
             }
+            if self.reached {
+                // From now on it may take changes without hearing of this storage.
+                self.cluster.service.names.begin_term();
+            }
             match ended {
                 Ok(()) => continue,
                 // Once for each time it worked: a peer may be away for days.
@@ -116,10 +120,6 @@ impl Peer {
                 Err(e) => debug!("replication to {}: {e}", self.id),
             }
             complained = true;
-            if self.reached {
-                // From now on it may take changes without hearing of this storage.
-                self.cluster.service.names.begin_term();
-            }
             sleep(PAUSE).await;
             // It may be back.
             let _ = timeout(pause - PAUSE, self.cluster.service.questions.visit()).await;

@@ -1,7 +1,7 @@
 //! Changes of one file that two members took, neither knowing of the other's.
 
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fdfs_protocol::peer::replica::{ReportServerId, SyncDelete, SyncFileHead, SyncRangeHead, SyncTruncate};
 use fdfs_protocol::{Command, Encode, RemoteName, Status, StorageId};
@@ -332,4 +332,68 @@ fn what_follows_a_change_that_a_kill_cut_off_is_later_than_that() {
         let kept = &kept[&Path::new("data").join(name.true_name())];
         assert_eq!(kept, if half_made { b"yy23" } else { b"x123" });
     }
+}
+
+/// The time of what is changed often runs ahead of the clock: it does not tell for how long something has been here.
+#[test]
+fn a_cut_is_taken_shorter_however_far_the_time_of_the_file_is_ahead() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let name = group.client(0).upload_appender(b"0123", "log");
+    let mut peer = group.client(0);
+    assert_eq!(peer.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
+    let (mine, timestamp) = (common::group(), 2_000_000_000);
+    let head = SyncRangeHead { offset: 4, len: 2, timestamp, group: mine, name };
+    assert_eq!(peer.ask(Command::SyncAppendFile, &head, b"45").status, 0);
+    let mut body = Vec::new();
+    SyncFileHead { size: 4, timestamp, group: mine, name }.encode(&mut body);
+    body.extend_from_slice(b"0123");
+    let mut push = || peer.raw(Command::SyncUpdateFile.code(), SyncFileHead::HAS_BOTH, &body).status;
+    assert_eq!(push(), Status::EAGAIN.0, "it may be on its way to the pusher");
+    let began = Instant::now();
+    while push() != 0 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is still taken for on its way");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(group.client(0).content(&name), b"0123");
+}
+
+#[test]
+fn an_older_appender_of_the_same_size_is_not_taken_for_the_same() {
+    let group = Group::with(1);
+    group.wait_active(0);
+    let name = group.client(0).upload_appender(b"0123", "log");
+    let mut peer = group.client(0);
+    assert_eq!(peer.raw(Command::ActiveTest.code(), ReportServerId::STRICT_TIMES, b"").status, 0);
+    let mut push = |timestamp, content: &[u8]| {
+        let head = SyncFileHead { size: 4, timestamp, group: common::group(), name };
+        peer.ask(Command::SyncCreateFile, &head, content).status
+    };
+    assert_eq!(push(1, b"AB23"), Status::EEXIST.0, "the record of its creation: it was changed since");
+    assert_eq!(push(1_900_000_000, b"AB23"), 0);
+    assert_eq!(push(1_900_000_000, b"CD23"), Status::EEXIST.0);
+    assert_eq!(group.client(0).content(&name), b"AB23");
+}
+
+#[test]
+fn a_member_that_comes_back_gets_what_others_changed_of_a_file_without_changing_its_size() {
+    let mut group = Group::with(3);
+    (0..3).for_each(|i| group.wait_active(i));
+    let name = group.client(2).upload_appender(b"0123", "log");
+    group.converge("before");
+    group.stop(1);
+    group.delete(1);
+    // Another second than that of its creation.
+    let path = group.members[0].config.base_path.join("data").join(name.true_name());
+    let time = || std::fs::metadata(&path).unwrap().modified().unwrap();
+    let before = time();
+    group.until("it is changed later", |group| {
+        assert_eq!(group.client(2).modify(&name, 0, b"AB").status, 0);
+        group.client(0).content(&name) == b"AB23" && time() > before + Duration::from_secs(1)
+    });
+    group.stop(2);
+    group.delete(2);
+    group.start(1);
+    group.wait_active(1);
+    group.until("it is the same", |group| group.client(1).content(&name) == b"AB23");
 }

@@ -1,7 +1,9 @@
 //! Changes of one file that clients make at several members: each is made on top of the one before.
 
+use std::io::Write;
 use std::sync::Barrier;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use fdfs_protocol::storage::MetadataMode;
 use fdfs_protocol::{RemoteName, Status};
@@ -172,4 +174,84 @@ fn a_member_that_has_the_last_change_may_lack_one_before() {
     assert_eq!(group.client(1).append(&name, b"y").status, 0);
     group.converge("after");
     assert_eq!(content(&group, 0, &name), b"AA23456789xy");
+}
+
+#[test]
+fn metadata_is_made_anew_where_its_removal_is_forgotten() {
+    let mut group = group_of(2, |config| config.network_timeout = Duration::from_secs(4));
+    let mut client = group.client(0);
+    let name = client.upload(b"has metadata", "txt");
+    assert_eq!(client.set_metadata(&name, MetadataMode::Overwrite, b"a\x021").status, 0);
+    group.converge("set");
+    assert_eq!(client.set_metadata(&name, MetadataMode::Overwrite, b"").status, 0);
+    group.converge("removed");
+    group.until("it is recorded", |group| group.binlog(1).contains(" d "));
+    group.stop(1);
+    // What many other files leave in the binlog: only its end is read at a start.
+    let path = group.members[1].config.base_path.join("data/sync/binlog.000");
+    let mut binlog = std::fs::File::options().append(true).open(path).unwrap();
+    let line = format!("1900000000 c {}\n", name.as_str().replace("M00/00/00", "M00/00/01"));
+    binlog.write_all(line.repeat((5 << 20) / line.len()).as_bytes()).unwrap();
+    group.start(1);
+    group.wait_active(1);
+    assert_eq!(group.client(1).set_metadata(&name, MetadataMode::Merge, b"b\x022").status, 0);
+    group.until("it comes to the other one", |group| group.client(0).metadata(&name).body == b"b\x022");
+}
+
+/// As FastDFS's storages leave them behind, or what was copied back.
+#[test]
+fn equal_files_with_different_times_are_changed_at_every_member() {
+    let mut group = group_of(2, |config| config.network_timeout = Duration::from_secs(4));
+    let mut client = group.client(0);
+    let name = client.upload_appender(b"content", "log");
+    assert_eq!(client.set_metadata(&name, MetadataMode::Overwrite, b"a\x021").status, 0);
+    group.converge("before");
+    let later = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+    group.stop(0);
+    group.put(0, &name, b"content", later);
+    group.put(0, &name.metadata().unwrap(), b"a\x021", later);
+    group.start(0);
+    group.wait_active(0);
+    let mut other = group.client(1);
+    assert_eq!(other.append(&name, b" and more").status, 0);
+    assert_eq!(other.set_metadata(&name, MetadataMode::Merge, b"b\x022").status, 0);
+    group.until("both come to the other one", |group| {
+        content(group, 0, &name) == b"content and more" && group.client(0).metadata(&name).body == b"a\x021\x01b\x022"
+    });
+    // Something else with a later time has to come first.
+    group.stop(0);
+    group.put(0, &name, b"content and MORE", later + Duration::from_secs(60));
+    group.start(0);
+    group.wait_active(0);
+    group.client(0).upload(b"new", "txt");
+    group.until("it pushes", |group| group.files(0).len() == group.files(1).len());
+    assert_eq!(other.append(&name, b"!").status, Status::EAGAIN.0);
+}
+
+#[test]
+fn clients_that_never_pause_at_one_member_do_not_shut_out_those_of_another() {
+    for (acks, busy) in [(1, 4), (2, 4)] {
+        let group = group_of(2, |config| config.ack_members = acks);
+        let name = group.client(0).upload_appender(b"", "log");
+        group.converge("before");
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..busy {
+                scope.spawn(|| {
+                    let mut client = group.client(0);
+                    while !over.load(Ordering::Relaxed) {
+                        let status = client.append(&name, b"0").status;
+                        assert!(status == 0 || status == Status::EAGAIN.0, "{status}");
+                    }
+                });
+            }
+            group.until("they are at work", |group| content(group, 0, &name).len() > 100);
+            let mut client = group.client(1);
+            let seen: Vec<_> = (0..3).map(|_| client.append(&name, b"1").status).collect();
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(seen, [0; 3], "{acks}");
+        });
+        group.converge("after");
+        assert_eq!(content(&group, 0, &name).iter().filter(|&&b| b == b'1').count(), 3);
+    }
 }

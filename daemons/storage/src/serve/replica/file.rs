@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::Origins;
-use crate::clock;
 use crate::counters::Count;
 use crate::disk::dir::{self, Meta, RelPath};
 use crate::disk::incoming::Incoming;
@@ -25,8 +24,8 @@ use crate::serve::record::Line;
 use crate::serve::upload::WHOLE;
 use crate::serve::{Done, Place, Pusher, Refusal, Service, fixed, warn_removed};
 
-/// What a member took has come to the others by then, as a rule, seconds.
-const ON_ITS_WAY: i64 = 10;
+/// What a member took has come to the others by then, as a rule.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// A file that is pushed.
 struct Push<'a> {
@@ -49,6 +48,13 @@ impl Push<'_> {
     /// The same, if it was made at the time at which what is pushed was.
     fn tied(&self) -> Option<Meta> {
         self.here().filter(|meta| meta.mtime == i64::from(self.head.timestamp))
+    }
+
+    /// Whether it is here already, as far as the size tells. Of an appender that was changed since, it does not.
+    fn is_here(&self) -> bool {
+        let is_older = |here: &Meta| is_appender(&self.head.name) && here.mtime < i64::from(self.head.timestamp);
+        self.head.name.is_given_once()
+            && self.here().is_some_and(|here| here.size == self.head.size && !is_older(&here))
     }
 
     /// Whether something else can be made anew under this name.
@@ -103,7 +109,7 @@ impl Service {
         if self.is_late(&push) {
             return self.not_taken(conn, &push, Instead::Later).await;
         }
-        if !replace && head.name.is_given_once() && push.here().is_some_and(|meta| meta.size == head.size) {
+        if !replace && push.is_here() {
             return self.not_taken(conn, &push, Instead::Same).await;
         }
         let incoming = self.begin_push(&place)?;
@@ -127,7 +133,10 @@ impl Service {
         };
         self.not_lost(conn, &head.name)?;
         let (file, fresh) = self.give_name(&push, incoming)?;
-        held.set_sum(is_appender(&head.name).then_some(Sum { hasher, size: head.size }));
+        if is_appender(&head.name) {
+            held.set_sum(Some(Sum { hasher, size: head.size }));
+            held.set_pushed();
+        }
         let recorded = match unheard {
             true => self.record_done(head.timestamp.into(), Change::Update, &head.name).map(drop),
             false => self.record_push(&line, !fresh),
@@ -205,7 +214,7 @@ impl Service {
                 if push.both
                     && here.pushed
                     && here.size > head.size
-                    && clock::now() < i64::from(head.timestamp) + ON_ITS_WAY =>
+                    && held.pushed_ago().is_some_and(|ago| ago < ON_ITS_WAY) =>
             {
                 return Err(Status::EAGAIN.into());
             }

@@ -116,6 +116,7 @@ impl Service {
         if modify {
             self.taken.add(line.as_bytes());
         }
+        held.set_pushed();
         date(&place, &file, &old, head.timestamp)?;
         if head.offset == old.size {
             held.set_sum(before.map(|_| Sum { hasher, size: end }));
