@@ -171,6 +171,18 @@ impl Questions {
         tell(self.of_member(member), Word::Has(name, before, answer), answered).await
     }
 
+    /// Whether the member at this address lacks a change of a file that was made here, as far as is known: as for
+    /// [`has`](Questions::has).
+    pub async fn lacks(&self, ip: IpAddr, name: RemoteName, before: Option<Place>) -> bool {
+        let (answer, answered) = oneshot::channel();
+        let loops = self.at(ip).filter(|sender| !sender.is_closed());
+        match (loops, before) {
+            (None, None) => false,
+            (None, Some(_)) => true,
+            (to, before) => !tell(to, Word::Has(name, before, answer), answered).await.is_ok(),
+        }
+    }
+
     /// Whether a loop pushes to this member, or has stopped only now.
     pub fn pushes_to(&self, member: &StorageId) -> bool {
         self.of_member(member).is_some_and(|sender| !sender.is_closed())

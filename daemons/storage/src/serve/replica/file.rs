@@ -10,7 +10,7 @@ use crc32fast::Hasher;
 use fdfs_protocol::Status;
 use fdfs_protocol::binlog::{Change, Origin};
 use fdfs_protocol::peer::replica::SyncFileHead;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{error, warn};
 
 use super::Origins;
@@ -129,7 +129,7 @@ impl Service {
                 return self.overtaken(conn, origin, Status::EEXIST).await;
             }
             AtOnce::Stays(instead) => return self.not_taken(conn, &push, instead).await,
-            AtOnce::Goes { unheard } => unheard,
+            AtOnce::Goes { unheard } => unheard || self.goes_unheard(conn, &push, &held).await,
         };
         self.not_lost(conn, &head.name)?;
         let (file, fresh) = self.give_name(&push, incoming)?;
@@ -226,6 +226,17 @@ impl Service {
             // what it had.
             order => AtOnce::Goes { unheard: whole && order == Ordering::Less },
         })
+    }
+
+    /// Whether what is here, and goes, has changes that were made here and that the pusher has not got: others may have got
+    /// them, and are to have the same.
+    async fn goes_unheard(&self, conn: &Conn<'_>, push: &Push<'_>, held: &Held<'_>) -> bool {
+        let is_earlier = |here: Meta| here.mtime < i64::from(push.head.timestamp);
+        if !push.replace || !is_appender(&push.head.name) || !push.here().is_some_and(is_earlier) {
+            return false;
+        }
+        let lacks = self.questions.lacks(conn.peer().ip(), push.head.name, held.recorded_before());
+        timeout(self.settings.timeout / 8, lacks).await.unwrap_or(true)
     }
 
     /// Gives what was received its name; true if nothing had that.
