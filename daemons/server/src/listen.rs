@@ -29,10 +29,10 @@ use tracing::{debug, warn};
 use crate::allow::AllowHosts;
 
 /// How long [`Server::stop`] waits for answers in progress before it drops their connections.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
 /// How often a worker shows that it runs.
 const TICK: Duration = Duration::from_millis(500);
-
-const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Where and how to listen.
 #[derive(Debug, Clone)]

@@ -45,7 +45,8 @@ fn nothing_acknowledged_is_lost_while_a_worker_stands_still() {
     group.converge("before");
     assert!(clients.iter_mut().all(|client| client.is_alive()));
     // SAFETY: the thread is one of this process.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), worker, libc::SIGUSR1) };
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), worker, libc::SIGUSR1) };
+    assert_eq!(sent, 0);
     let acknowledged = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for client in &mut clients {

@@ -45,8 +45,11 @@ use crate::names::Held;
 use crate::net::Conn;
 use crate::thread;
 
-/// Longest wait for another member's answer. Longer than one that stands still may do so without noticing.
+/// Longest wait for another member's answer: what that takes to find one, and as long as it may stand still without noticing.
 pub(crate) const ANSWER: Duration = Duration::from_secs(3);
+
+/// Who is asked answers by then.
+const FOUND: Duration = Duration::from_secs(1);
 
 /// Longest wait for a connection to one that is away, as trackers said last: it may be back.
 const CONNECT_AWAY: Duration = Duration::from_millis(300);
@@ -70,6 +73,12 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Silent(Mutex<HashMap<SocketAddr, Instant>>);
 
 impl Silent {
+    /// Whoever did not answer is asked again.
+    fn forget(&self) {
+        let soon = Instant::now() + SILENT;
+        self.0.lock().retain(|_, until| *until > soon);
+    }
+
     /// Members at this address are there.
     pub fn heard(&self, ip: IpAddr) {
         let ip = ip.to_canonical();
@@ -95,6 +104,24 @@ struct Wait {
 impl From<String> for Wait {
     fn from(reason: String) -> Wait {
         Wait { reason, silent: false }
+    }
+}
+
+/// What a request remembers from one time it asks to the next.
+struct Asking {
+    began: Instant,
+    has_asked: bool,
+    /// Some do not answer, and are passed over from now on.
+    passed_over: bool,
+    /// What was here when that was found, if it was the last time.
+    silence: Option<Last>,
+    /// The checksum of what was here, if it could be told.
+    looked: Option<(Last, Option<u32>)>,
+}
+
+impl Asking {
+    fn new() -> Asking {
+        Asking { began: Instant::now(), has_asked: false, passed_over: false, silence: None, looked: None }
     }
 }
 
@@ -129,35 +156,24 @@ impl Service {
     /// `EAGAIN` when somebody else changes it, or a later change of another member does not come, for longer than a client
     /// would wait.
     pub(super) async fn hold_latest(&self, name: &RemoteName) -> Result<Held<'_>, Status> {
-        let began = Instant::now();
+        let mut asking = Asking::new();
         let patience = self.settings.patience();
         let mut pause = PAUSE;
-        let mut looked = None;
         loop {
-            let mut held = self.names.hold(name, patience.saturating_sub(began.elapsed())).await?;
+            let mut held = self.names.hold(name, patience.saturating_sub(asking.began.elapsed())).await?;
+            let is_over = asking.began.elapsed() + pause > patience;
             let wait = match held.is_latest() {
-                true if held.is_wished() => Some("another member is to change it first".to_owned().into()),
+                true if held.is_wished() && !is_over => Some("another member is to change it first".to_owned().into()),
                 true => None,
-                false => match self.last_change(name)? {
-                    // There is nothing to change.
-                    None if !name.is_metadata() => None,
-                    here => {
-                        let here = here.unwrap_or_default();
-                        if began.elapsed() > LOOK && looked.is_none_or(|(last, _)| last != here) {
-                            looked = self.look(&held, name, here).await?.map(|crc32| (here, crc32));
-                        }
-                        let crc32 = looked.filter(|(last, _)| *last == here).map(|(_, crc32)| crc32);
-                        self.ask(&mut held, name, here, crc32).await?
-                    }
-                },
+                false => self.ask_again(&mut held, name, &mut asking).await?,
             };
-            let Some(Wait { reason, silent }) = wait else { return Ok(held) };
+            let Some(Wait { reason, .. }) = wait else { return Ok(held) };
             drop(held);
-            if silent {
+            if asking.silence.is_some() {
                 sleep(LONGEST_PAUSE).await;
                 continue;
             }
-            if began.elapsed() + pause > patience {
+            if asking.began.elapsed() + pause > patience {
                 warn!("{name} is not changed: {reason}");
                 return Err(Status::EAGAIN);
             }
@@ -165,6 +181,45 @@ impl Service {
             sleep(pause.mul_f64(0.5 + (thread::random() % 1024) as f64 / 1024.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Asks the others about what is here now; says why, if it has to wait.
+    async fn ask_again(
+        &self,
+        held: &mut Held<'_>,
+        name: &RemoteName,
+        asking: &mut Asking,
+    ) -> Result<Option<Wait>, Status> {
+        let here = match self.last_change(name)? {
+            // There is nothing to change.
+            None if !name.is_metadata() => return Ok(None),
+            here => here.unwrap_or_default(),
+        };
+        if asking.silence.take().is_some_and(|before| before != here) {
+            // Who did not answer may be the one that pushes.
+            self.silent.forget();
+        }
+        let elapsed = asking.began.elapsed();
+        let left = (self.settings.patience() + self.settings.timeout / 8).saturating_sub(elapsed);
+        let is_looked_at =
+            asking.looked.is_some_and(|(last, _)| last == here) && held.pushed_ago().is_none_or(|ago| ago > elapsed);
+        if elapsed > LOOK && !is_looked_at {
+            asking.looked = Some((here, self.look(held, name, here, ANSWER.min(left)).await?));
+        }
+        let crc32 = asking.looked.filter(|(last, _)| *last == here).and_then(|(_, crc32)| crc32);
+        let asked = self.ask(held, name, here, crc32);
+        let wait = match asking.has_asked {
+            // It is found out once who does not answer.
+            false => asked.await?,
+            true => timeout(left, asked)
+                .await
+                .unwrap_or_else(|_| Ok(Some("others do not answer in time".to_owned().into())))?,
+        };
+        asking.has_asked = true;
+        if wait.as_ref().is_some_and(|wait| wait.silent) && !asking.passed_over {
+            (asking.silence, asking.passed_over) = (Some(here), true);
+        }
+        Ok(wait)
     }
 
     /// Asked after a long wait, before the change is made: the file was as `before` when it was held.
@@ -188,12 +243,18 @@ impl Service {
     }
 
     /// The checksum of what is here, if that can be told soon.
-    async fn look(&self, held: &Held<'_>, name: &RemoteName, here: Last) -> Result<Option<u32>, Status> {
+    async fn look(
+        &self,
+        held: &Held<'_>,
+        name: &RemoteName,
+        here: Last,
+        patience: Duration,
+    ) -> Result<Option<u32>, Status> {
         if !here.is_here {
             return Ok(None);
         }
         let file = self.place(name)?.try_on("open", |p| p.dir().open_read(&p.rel))?;
-        match self.checksum_held(held, ANSWER, file, here.size).await {
+        match self.checksum_held(held, patience, file, here.size).await {
             Err(Status::EAGAIN) => Ok(None),
             told => told.map(Some),
         }
@@ -302,6 +363,7 @@ impl Service {
             return Err(Status::EINVAL.into());
         }
         self.silent.heard(ip);
+        let began = Instant::now();
         let mut held = self.names.hold(name, TURN).await.inspect_err(|_| self.names.wish(name))?;
         let here = match self.last_change(name) {
             // A store path that is not here, or a disk that is broken: nobody changes the file here.
@@ -313,13 +375,13 @@ impl Service {
         let gone = here.is_none() && is_appender(name) && self.deleted.time(name).is_some();
         // Changes may be on their way that are not the last.
         let before = held.recorded_before();
-        let has = timeout(ANSWER / 2, self.questions.has(&question.asker, *name, before));
+        let has = timeout(FOUND / 2, self.questions.has(&question.asker, *name, before));
         let has = has.await.unwrap_or(Status::EAGAIN).is_ok();
         // Nobody pushes there now, and what was pushed before is not known to lack anything.
         let nothing_known = before.is_none() && !self.questions.pushes_to(&question.asker);
         let same_at = match here {
             _ if gone || !(has || nothing_known) => None,
-            Some(here) if later => self.same_at(&held, &question, here).await,
+            Some(here) if later => self.same_at(&held, &question, here, FOUND.saturating_sub(began.elapsed())).await,
             _ => Some(Vec::new()),
         };
         let Some(answer) = same_at else {
@@ -335,11 +397,11 @@ impl Service {
     }
 
     /// The answer to one that has the same with an earlier time.
-    async fn same_at(&self, held: &Held<'_>, question: &SyncLatest, here: Last) -> Option<Vec<u8>> {
+    async fn same_at(&self, held: &Held<'_>, question: &SyncLatest, here: Last, patience: Duration) -> Option<Vec<u8>> {
         let is_same = match here.is_here {
             true => {
                 let told = question.crc32.filter(|_| here.size == question.size)?;
-                self.look(held, &question.name, here).await.ok()?? == told
+                self.look(held, &question.name, here, patience).await.ok()?? == told
             }
             // Metadata that is at neither: of the removals one may be forgotten.
             false => question.size == 0,

@@ -136,8 +136,6 @@ impl Service {
     /// The right to make a pushed change. A pusher whose disks are lost makes none any more.
     async fn hold_for_push(&self, conn: &Conn<'_>, name: &RemoteName) -> Result<Held<'_>, Refusal> {
         let mut held = self.names.hold(name, self.settings.patience()).await?;
-        // Who pushes is not passed over, even if it does not answer.
-        self.silent.heard(conn.peer().ip());
         held.set_latest(None);
         self.not_lost(conn, name).map(|()| held)
     }

@@ -175,8 +175,7 @@ impl Questions {
     /// [`has`](Questions::has).
     pub async fn lacks(&self, ip: IpAddr, name: RemoteName, before: Option<Place>) -> bool {
         let (answer, answered) = oneshot::channel();
-        let loops = self.at(ip).filter(|sender| !sender.is_closed());
-        match (loops, before) {
+        match (self.at(ip), before) {
             (None, None) => false,
             (None, Some(_)) => true,
             (to, before) => !tell(to, Word::Has(name, before, answer), answered).await.is_ok(),
@@ -194,7 +193,11 @@ impl Questions {
 
     fn at(&self, ip: IpAddr) -> Option<mpsc::Sender<Word>> {
         let ip = ip.to_canonical();
-        self.loops.lock().values().find(|(at, _)| *at == ip).map(|(_, sender)| sender.clone())
+        self.loops
+            .lock()
+            .values()
+            .find(|(at, sender)| *at == ip && !sender.is_closed())
+            .map(|(_, sender)| sender.clone())
     }
 }
 
