@@ -5,8 +5,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use fdfs_protocol::peer::latest::SyncLatest;
 use fdfs_protocol::storage::MetadataMode;
-use fdfs_protocol::{RemoteName, Status};
+use fdfs_protocol::{Command, RemoteName, Status};
 use fdfs_server::AllowHosts;
 use fdfs_storage::StorageConfig;
 
@@ -255,4 +256,26 @@ fn clients_that_never_pause_at_one_member_do_not_shut_out_those_of_another() {
         group.converge("after");
         assert!(content(&group, 0, &name).contains(&b'1'));
     }
+}
+
+#[test]
+fn only_the_same_content_is_said_to_be_the_same() {
+    let group = group_of(2, |_| {});
+    let name = group.client(1).upload_appender(b"x", "log");
+    assert_eq!(group.client(1).set_metadata(&name, MetadataMode::Overwrite, b"a\x021").status, 0);
+    group.converge("pushed");
+    assert_eq!(group.client(0).set_metadata(&name, MetadataMode::Overwrite, b"a\x022").status, 0);
+    group.converge("changed");
+    let ask = |content: Option<&[u8]>| {
+        let crc32 = content.map(crc32fast::hash);
+        let name = name.metadata().unwrap();
+        let question = SyncLatest { asker: "127.0.0.3".parse().unwrap(), changed: 1, size: 3, crc32, name };
+        group.client(0).ask(Command::SyncLatest, &question, b"")
+    };
+    for other in [None, Some(&b"a\x021"[..]), Some(b"a\x02")] {
+        assert_eq!(ask(other).status, Status::EAGAIN.0, "{other:?}");
+    }
+    // Not before the other member has it for certain.
+    group.until("it says so", |_| ask(Some(b"a\x022")).status == 0);
+    assert!(SyncLatest::decode_answer(&ask(Some(b"a\x022")).body).unwrap() > Some(1));
 }
