@@ -4,7 +4,7 @@
 //! (`trackerd.log.20261121_000000`), and rotated files older than the kept days are removed.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -136,7 +136,12 @@ pub fn install(file: LogFile, level: LevelFilter) -> anyhow::Result<()> {
 /// # Errors
 /// When a subscriber was installed before.
 pub fn install_console(level: LevelFilter) -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).try_init().map_err(|e| anyhow::anyhow!(e))
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(level)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init()
+        .map_err(|e| anyhow::anyhow!(e))
 }
 
 fn append(path: &Path) -> io::Result<File> {
