@@ -115,8 +115,8 @@ struct Asking {
     passed_over: bool,
     /// What was here when that was found, if it was the last time.
     silence: Option<Last>,
-    /// The checksum of what was here, if it could be told.
-    looked: Option<(Last, Option<u32>)>,
+    /// The checksum of what was here, if it could be told, and when that was looked at.
+    looked: Option<(Last, Option<u32>, Instant)>,
 }
 
 impl Asking {
@@ -201,12 +201,14 @@ impl Service {
         }
         let elapsed = asking.began.elapsed();
         let left = (self.settings.patience() + self.settings.timeout / 8).saturating_sub(elapsed);
-        let is_looked_at =
-            asking.looked.is_some_and(|(last, _)| last == here) && held.pushed_ago().is_none_or(|ago| ago > elapsed);
+        let is_looked_at = asking
+            .looked
+            .is_some_and(|(last, _, at)| last == here && held.pushed_ago().is_none_or(|ago| ago > at.elapsed()));
         if elapsed > LOOK && !is_looked_at {
-            asking.looked = Some((here, self.look(held, name, here, ANSWER.min(left)).await?));
+            let at = Instant::now();
+            asking.looked = Some((here, self.look(held, name, here, ANSWER.min(left)).await?, at));
         }
-        let crc32 = asking.looked.filter(|(last, _)| *last == here).and_then(|(_, crc32)| crc32);
+        let crc32 = asking.looked.filter(|(last, ..)| *last == here).and_then(|(_, crc32, _)| crc32);
         let asked = self.ask(held, name, here, crc32);
         let wait = match asking.has_asked {
             // It is found out once who does not answer.

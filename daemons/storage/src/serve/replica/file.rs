@@ -133,11 +133,11 @@ impl Service {
         };
         self.not_lost(conn, &head.name)?;
         let (file, fresh) = self.give_name(&push, incoming)?;
-        // Metadata that clients set here has none.
-        held.set_sum(
-            head.name.is_given_once().then_some(Sum { hasher, size: head.size }).filter(|_| is_appender(&head.name)),
-        );
-        held.set_pushed();
+        // Of other files nothing need be remembered, and metadata that clients set here has no sum.
+        if is_appender(&head.name) {
+            held.set_sum(head.name.is_given_once().then_some(Sum { hasher, size: head.size }));
+            held.set_pushed();
+        }
         let recorded = match unheard {
             true => self.record_done(head.timestamp.into(), Change::Update, &head.name).map(drop),
             false => self.record_push(&line, !fresh),
