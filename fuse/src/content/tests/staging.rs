@@ -192,7 +192,7 @@ fn run(base: usize, steps: Vec<Step>) -> Result<(), TestCaseError> {
     settle(&remote, &mut seals, &mut held)?;
     prop_assert!(held.content == model);
     prop_assert!(!stage.dirty());
-    prop_assert!(read_stage(&mut *stage, 0, MOST * 2).unwrap() == model);
+    prop_assert!(read_stage(&mut *stage, 0, model.len() + 1).unwrap() == model);
     drop(stage);
     store_.close();
     // No local file is left, and nothing in the cluster that nobody knows of.
