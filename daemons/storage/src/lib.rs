@@ -39,6 +39,7 @@ pub mod names;
 pub mod net;
 pub mod report;
 pub mod serve;
+pub mod silent;
 pub mod storage;
 pub mod sync;
 pub mod synced;

@@ -87,7 +87,8 @@ impl Terms {
     }
 }
 
-type Key = (u8, Box<str>);
+/// A file, however its name is spelled.
+pub type Key = (u8, Box<str>);
 type Cell = Arc<tokio::sync::Mutex<Known>>;
 
 #[derive(Debug)]
@@ -116,7 +117,8 @@ pub struct Held<'a> {
     adding: bool,
 }
 
-fn key(name: &RemoteName) -> Key {
+/// What the file of this name is remembered by.
+pub fn key(name: &RemoteName) -> Key {
     // `M0a/..`, `M0A/..` and, for the first path, a name without it are the same file.
     (name.store_path(), name.true_name().into())
 }

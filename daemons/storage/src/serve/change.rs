@@ -116,6 +116,7 @@ impl Service {
                     let change = Change::Modify { offset: at, len: write.size.min(old.size - at) };
                     let time = stamp(&place, &file, &old, &change);
                     drop(self.record_noted(time, change, write.name, noted));
+                    held.set_recorded_before(self.binlog.place());
                 }
                 return Err(refusal);
             }

@@ -13,15 +13,15 @@
 //! Times may differ where content does not: FastDFS's members give one change several times, and files are copied back. Who
 //! waits in vain therefore tells the checksum, too, and takes the later time if the content is the same.
 //!
-//! A member that cannot be reached or does not answer is passed over, so that the group goes on without it; before that the
-//! name is let go for a moment, for what it may push itself while nobody listens there. It asks before
+//! A member that cannot be reached or does not answer is passed over ([`Silent`](crate::silent::Silent)), so that the group
+//! goes on without it, unless it pushes changes of that file itself: before it is passed over the name is let go for a moment,
+//! for these. It asks before
 //! its next change, since its term is over by then, as a rule: it has stood still, joins a tracker again, cannot push, or is
 //! pushed to over a new connection.
 //!
 //! [`Names::term`]: crate::names::Names::term
 //! [`Names::wish`]: crate::names::Names::wish
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -32,7 +32,6 @@ use fdfs_protocol::peer::latest::SyncLatest;
 use fdfs_protocol::stat::StorageStatus;
 use fdfs_protocol::{Command, RemoteName, Status};
 use fdfs_server::{Dial, Link, LinkError};
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -54,10 +53,6 @@ const FOUND: Duration = Duration::from_secs(1);
 /// Longest wait for a connection to one that is away, as trackers said last: it may be back.
 const CONNECT_AWAY: Duration = Duration::from_millis(300);
 
-/// Who did not answer is not waited for again so soon, and who does not know the question is not asked again.
-const SILENT: Duration = Duration::from_secs(10);
-const FOREIGN: Duration = Duration::from_secs(600);
-
 /// Pause before the others are asked again, which doubles, and the longest.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -67,32 +62,6 @@ const TURN: Duration = Duration::from_millis(200);
 
 /// Who has waited so long looks whether only the times differ.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Members that are not asked now. One that was away asks, or connects, before it changes anything.
-#[derive(Debug, Default)]
-pub struct Silent(Mutex<HashMap<SocketAddr, Instant>>);
-
-impl Silent {
-    /// Whoever did not answer is asked again.
-    fn forget(&self) {
-        let soon = Instant::now() + SILENT;
-        self.0.lock().retain(|_, until| *until > soon);
-    }
-
-    /// Members at this address are there.
-    pub fn heard(&self, ip: IpAddr) {
-        let ip = ip.to_canonical();
-        self.0.lock().retain(|at, _| at.ip() != ip);
-    }
-
-    fn is_silent(&self, at: SocketAddr) -> bool {
-        self.0.lock().get(&at).is_some_and(|until| *until > Instant::now())
-    }
-
-    fn note(&self, at: SocketAddr, time: Duration) {
-        self.0.lock().insert(at, Instant::now() + time);
-    }
-}
 
 /// Why a file is not changed now.
 struct Wait {
@@ -111,17 +80,15 @@ impl From<String> for Wait {
 struct Asking {
     began: Instant,
     has_asked: bool,
-    /// Some do not answer, and are passed over from now on.
-    passed_over: bool,
-    /// What was here when that was found, if it was the last time.
-    silence: Option<Last>,
+    /// The name was let go for what they push that do not answer.
+    let_go: bool,
     /// The checksum of what was here, if it could be told, and when that was looked at.
     looked: Option<(Last, Option<u32>, Instant)>,
 }
 
 impl Asking {
     fn new() -> Asking {
-        Asking { began: Instant::now(), has_asked: false, passed_over: false, silence: None, looked: None }
+        Asking { began: Instant::now(), has_asked: false, let_go: false, looked: None }
     }
 }
 
@@ -167,9 +134,9 @@ impl Service {
                 true => None,
                 false => self.ask_again(&mut held, name, &mut asking).await?,
             };
-            let Some(Wait { reason, .. }) = wait else { return Ok(held) };
+            let Some(Wait { reason, silent }) = wait else { return Ok(held) };
             drop(held);
-            if asking.silence.is_some() {
+            if silent && !std::mem::replace(&mut asking.let_go, true) {
                 sleep(LONGEST_PAUSE).await;
                 continue;
             }
@@ -195,33 +162,23 @@ impl Service {
             None if !name.is_metadata() => return Ok(None),
             here => here.unwrap_or_default(),
         };
-        if asking.silence.take().is_some_and(|before| before != here) {
-            // Who did not answer may be the one that pushes.
-            self.silent.forget();
-        }
-        let elapsed = asking.began.elapsed();
-        let left = (self.settings.patience() + self.settings.timeout / 8).saturating_sub(elapsed);
+        let patience = self.settings.patience() + self.settings.timeout / 8;
+        let left = || patience.saturating_sub(asking.began.elapsed());
         let is_looked_at = asking
             .looked
             .is_some_and(|(last, _, at)| last == here && held.pushed_ago().is_none_or(|ago| ago > at.elapsed()));
-        if elapsed > LOOK && !is_looked_at {
+        if asking.began.elapsed() > LOOK && !is_looked_at {
             let at = Instant::now();
-            asking.looked = Some((here, self.look(held, name, here, ANSWER.min(left)).await?, at));
+            asking.looked = Some((here, self.look(held, name, here, ANSWER.min(left())).await?, at));
         }
         let crc32 = asking.looked.filter(|(last, ..)| *last == here).and_then(|(_, crc32, _)| crc32);
         let asked = self.ask(held, name, here, crc32);
-        let wait = match asking.has_asked {
-            // It is found out once who does not answer.
-            false => asked.await?,
-            true => timeout(left, asked)
-                .await
-                .unwrap_or_else(|_| Ok(Some("others do not answer in time".to_owned().into())))?,
-        };
-        asking.has_asked = true;
-        if wait.as_ref().is_some_and(|wait| wait.silent) && !asking.passed_over {
-            (asking.silence, asking.passed_over) = (Some(here), true);
+        // It is found out once who does not answer.
+        if !std::mem::replace(&mut asking.has_asked, true) {
+            return asked.await;
         }
-        Ok(wait)
+        let wait = timeout(left(), asked).await;
+        wait.unwrap_or_else(|_| Ok(Some("others do not answer in time".to_owned().into())))
     }
 
     /// Asked after a long wait, before the change is made: the file was as `before` when it was held.
@@ -276,7 +233,7 @@ impl Service {
             return Ok(None);
         }
         let term = self.names.term();
-        let Some(others) = self.others()? else {
+        let Some(others) = self.others(name)? else {
             return Ok(Some("no tracker has said which members there are".to_owned().into()));
         };
         let Last { changed, size, .. } = here;
@@ -293,9 +250,9 @@ impl Service {
             match joined {
                 Ok((_, Answer::Nothing)) => {}
                 Ok((_, Answer::Same(at))) => same_at = same_at.max(at),
-                Ok((other, Answer::Foreign)) => self.silent.note(other, FOREIGN),
+                Ok((other, Answer::Foreign)) => self.silent.note_foreign(other),
                 Ok((other, Answer::Silent)) => {
-                    self.silent.note(other, SILENT);
+                    self.silent.note(other, name);
                     silent = Some(Wait { reason: format!("{other} does not answer"), silent: true });
                 }
                 Ok((_, Answer::Wait(reason))) => wait = Some(reason.into()),
@@ -325,8 +282,8 @@ impl Service {
         })
     }
 
-    /// Where the members are, this one left out, and how to connect to each; `None` while that is not known.
-    fn others(&self) -> Result<Option<Vec<(SocketAddr, Dial)>>, Status> {
+    /// Where the members are that are asked about this file, and how to connect to each; `None` while that is not known.
+    fn others(&self, name: &RemoteName) -> Result<Option<Vec<(SocketAddr, Dial)>>, Status> {
         let Membership { id: me, alone, .. } = self.membership()?;
         let members = self.members.borrow();
         if !alone && members.get(me).is_none() {
@@ -339,7 +296,7 @@ impl Service {
                 _ => CONNECT_AWAY,
             };
             let at = SocketAddr::new(member.ip.addr()?.to_canonical(), member.port);
-            (!self.silent.is_silent(at)).then_some((at, Dial { connect, answer: ANSWER, ..self.settings.dial }))
+            (!self.silent.is_silent(at, name)).then_some((at, Dial { connect, answer: ANSWER, ..self.settings.dial }))
         });
         Ok(Some(others.collect()))
     }

@@ -29,8 +29,6 @@ mod seal;
 mod slave;
 mod upload;
 
-pub use latest::Silent;
-
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -65,6 +63,7 @@ use crate::names::Names;
 use crate::net::scratch::SIZE;
 use crate::net::{Conn, Gone};
 use crate::report::members::Members;
+use crate::silent::Silent;
 use crate::sync::compare::Questions;
 use crate::sync::lives::Lives;
 use crate::sync::lost::Lost;

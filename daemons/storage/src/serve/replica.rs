@@ -137,6 +137,7 @@ impl Service {
     async fn hold_for_push(&self, conn: &Conn<'_>, name: &RemoteName) -> Result<Held<'_>, Refusal> {
         let mut held = self.names.hold(name, self.settings.patience()).await?;
         held.set_latest(None);
+        self.silent.pushes(conn.peer().ip(), name);
         self.not_lost(conn, name).map(|()| held)
     }
 

@@ -89,8 +89,12 @@ impl Group {
         });
     }
 
+    pub fn addr(&self, index: usize) -> SocketAddr {
+        SocketAddr::new(self.members[index].config.bind[0], self.port)
+    }
+
     pub fn client(&self, index: usize) -> Client {
-        Client::connect(SocketAddr::new(self.members[index].config.bind[0], self.port))
+        Client::connect(self.addr(index))
     }
 
     /// All files of a member by their path below `data/`: content, or the target of a link below the member's directory.

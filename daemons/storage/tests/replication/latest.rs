@@ -1,16 +1,20 @@
 //! Changes of one file that clients make at several members: each is made on top of the one before.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use fdfs_protocol::header::{HEADER_LEN, Header};
 use fdfs_protocol::peer::latest::SyncLatest;
+use fdfs_protocol::peer::replica::{ReportServerId, SyncRangeHead};
 use fdfs_protocol::storage::MetadataMode;
-use fdfs_protocol::{Command, RemoteName, Status};
+use fdfs_protocol::{Command, RemoteName, Status, StorageId};
 use fdfs_server::AllowHosts;
 use fdfs_storage::StorageConfig;
 
+use crate::common::{self, Client};
 use crate::group::Group;
 
 fn group_of(count: usize, change: impl Fn(&mut StorageConfig)) -> Group {
@@ -256,6 +260,43 @@ fn clients_that_never_pause_at_one_member_do_not_shut_out_those_of_another() {
         group.converge("after");
         assert!(content(&group, 0, &name).contains(&b'1'));
     }
+}
+
+/// It answers nothing that it is asked over new connections, and pushes over one that it has.
+#[test]
+fn a_silent_member_is_asked_again_about_a_file_that_it_pushes() {
+    let mut group = group_of(2, |_| {});
+    let mut client = group.client(0);
+    let names = [client.upload_appender(b"one ", "log"), client.upload_appender(b"1 ", "log")];
+    group.converge("before");
+    group.stop(1);
+    let listener = TcpListener::bind(group.addr(1)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut connected: Vec<TcpStream> = Vec::new();
+    let mut asked = || {
+        connected.extend(listener.incoming().map_while(Result::ok));
+        let mut head = [0; HEADER_LEN];
+        let commands = connected.iter_mut().filter_map(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            stream.read_exact(&mut head).ok()?;
+            Some(Header::decode(&head).unwrap().cmd)
+        });
+        commands.filter(|cmd| *cmd == Command::SyncLatest.code()).count()
+    };
+    let mut peer = Client::connect_from(group.addr(1).ip(), group.addr(0));
+    let id = StorageId::new(&group.addr(1).ip().to_string()).unwrap();
+    assert_eq!(peer.ask(Command::ReportServerId, &ReportServerId { id }, b"").status, 0);
+    assert_eq!(client.append(&names[0], b"two ").status, 0);
+    assert_eq!(asked(), 1);
+    let head = SyncRangeHead { offset: 8, len: 6, timestamp: 1_900_000_000, group: common::group(), name: names[0] };
+    assert_eq!(peer.ask(Command::SyncAppendFile, &head, b"three ").status, 0);
+    assert_eq!(client.append(&names[1], b"2 ").status, 0);
+    assert_eq!(asked(), 0, "of this file it pushes nothing");
+    assert_eq!(client.append(&names[0], b"four ").status, 0);
+    assert_eq!(asked(), 1);
+    assert_eq!(client.append(&names[0], b"five ").status, 0);
+    assert_eq!(asked(), 0);
+    assert_eq!(content(&group, 0, &names[0]), b"one two three four five ");
 }
 
 #[test]

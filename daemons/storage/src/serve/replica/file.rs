@@ -125,7 +125,7 @@ impl Service {
         let unheard = match self.made_at_once(&push, &hasher, &held, patience).await? {
             AtOnce::Stays(Instead::Other) if !push.is_renewable() => {
                 // Who got the other one may have it with what was made of it: all get this one, before what follows.
-                self.record_done(head.timestamp.into(), Change::Update, &head.name).map(drop)?;
+                self.record_whole(&mut held, push.head)?;
                 return self.overtaken(conn, origin, Status::EEXIST).await;
             }
             AtOnce::Stays(instead) => return self.not_taken(conn, &push, instead).await,
@@ -139,7 +139,7 @@ impl Service {
             held.set_pushed();
         }
         let recorded = match unheard {
-            true => self.record_done(head.timestamp.into(), Change::Update, &head.name).map(drop),
+            true => self.record_whole(&mut held, push.head),
             false => self.record_push(&line, !fresh),
         };
         if let Err(status) = recorded {
@@ -154,6 +154,13 @@ impl Service {
         drop(held);
         self.counters.went_well(Count::SyncInBytes, head.size);
         self.has(origin);
+        Ok(())
+    }
+
+    /// Writes the record that gives the whole file to all members, as a client's change would.
+    fn record_whole(&self, held: &mut Held<'_>, head: &SyncFileHead) -> Result<(), Status> {
+        self.record_done(head.timestamp.into(), Change::Update, &head.name).map(drop)?;
+        held.set_recorded_before(self.binlog.place());
         Ok(())
     }
 
