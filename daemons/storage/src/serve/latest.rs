@@ -42,6 +42,7 @@ use crate::clock;
 use crate::disk::dir::{self, Meta};
 use crate::names::Held;
 use crate::net::Conn;
+use crate::silent::{LET_GO, Turn};
 use crate::thread;
 
 /// Longest wait for another member's answer: what that takes to find one, and as long as it may stand still without noticing.
@@ -66,8 +67,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Why a file is not changed now.
 struct Wait {
     reason: String,
-    /// Nothing speaks against it but that members did not answer, which are passed over the next time.
+    /// Nothing speaks against it but that members did not answer, which are passed over soon.
     silent: bool,
+}
+
+impl Wait {
+    fn silent(member: SocketAddr) -> Wait {
+        Wait { reason: format!("{member} does not answer"), silent: true }
+    }
 }
 
 impl From<String> for Wait {
@@ -80,15 +87,13 @@ impl From<String> for Wait {
 struct Asking {
     began: Instant,
     has_asked: bool,
-    /// The name was let go for what they push that do not answer.
-    let_go: bool,
     /// The checksum of what was here, if it could be told, and when that was looked at.
     looked: Option<(Last, Option<u32>, Instant)>,
 }
 
 impl Asking {
     fn new() -> Asking {
-        Asking { began: Instant::now(), has_asked: false, let_go: false, looked: None }
+        Asking { began: Instant::now(), has_asked: false, looked: None }
     }
 }
 
@@ -136,11 +141,12 @@ impl Service {
             };
             let Some(Wait { reason, silent }) = wait else { return Ok(held) };
             drop(held);
-            if silent && !std::mem::replace(&mut asking.let_go, true) {
-                sleep(LONGEST_PAUSE).await;
+            let elapsed = asking.began.elapsed();
+            if silent && elapsed <= patience + self.settings.timeout / 8 {
+                sleep(LET_GO).await;
                 continue;
             }
-            if asking.began.elapsed() + pause > patience {
+            if elapsed + pause > patience {
                 warn!("{name} is not changed: {reason}");
                 return Err(Status::EAGAIN);
             }
@@ -228,19 +234,23 @@ impl Service {
         crc32: Option<u32>,
     ) -> Result<Option<Wait>, Status> {
         // Of others it will turn out that they cannot be changed.
-        let is_mutable = is_appender(name) || name.is_metadata();
-        if !is_mutable || held.is_latest() {
+        if !is_mutable(name) || held.is_latest() {
             return Ok(None);
         }
         let term = self.names.term();
-        let Some(others) = self.others(name)? else {
+        let Some(others) = self.others()? else {
             return Ok(Some("no tracker has said which members there are".to_owned().into()));
         };
+        let turns: Vec<_> = others.iter().map(|(other, _)| self.silent.turn(*other, name)).collect();
+        if let Some(((other, _), _)) = others.iter().zip(&turns).find(|(_, turn)| **turn == Turn::Wait) {
+            return Ok(Some(Wait::silent(*other)));
+        }
+        let others = others.into_iter().zip(turns).filter(|(_, turn)| *turn == Turn::Ask);
         let Last { changed, size, .. } = here;
         let question = SyncLatest { asker: self.membership()?.id, changed, size, crc32, name: *name };
         let mut same_at = changed;
-        let mut asked = JoinSet::new();
-        for (other, dial) in others {
+        let (began, mut asked) = (Instant::now(), JoinSet::new());
+        for ((other, dial), _) in others {
             asked.spawn(async move { (other, ask(other, question, dial).await) });
         }
         let (mut wait, mut silent) = (None, None);
@@ -252,8 +262,8 @@ impl Service {
                 Ok((_, Answer::Same(at))) => same_at = same_at.max(at),
                 Ok((other, Answer::Foreign)) => self.silent.note_foreign(other),
                 Ok((other, Answer::Silent)) => {
-                    self.silent.note(other, name);
-                    silent = Some(Wait { reason: format!("{other} does not answer"), silent: true });
+                    self.silent.note(other, name, began);
+                    silent = Some(Wait::silent(other));
                 }
                 Ok((_, Answer::Wait(reason))) => wait = Some(reason.into()),
                 Err(e) => wait = Some(e.to_string().into()),
@@ -282,8 +292,8 @@ impl Service {
         })
     }
 
-    /// Where the members are that are asked about this file, and how to connect to each; `None` while that is not known.
-    fn others(&self, name: &RemoteName) -> Result<Option<Vec<(SocketAddr, Dial)>>, Status> {
+    /// Where the members are, this one left out, and how to connect to each; `None` while that is not known.
+    fn others(&self) -> Result<Option<Vec<(SocketAddr, Dial)>>, Status> {
         let Membership { id: me, alone, .. } = self.membership()?;
         let members = self.members.borrow();
         if !alone && members.get(me).is_none() {
@@ -296,7 +306,7 @@ impl Service {
                 _ => CONNECT_AWAY,
             };
             let at = SocketAddr::new(member.ip.addr()?.to_canonical(), member.port);
-            (!self.silent.is_silent(at, name)).then_some((at, Dial { connect, answer: ANSWER, ..self.settings.dial }))
+            Some((at, Dial { connect, answer: ANSWER, ..self.settings.dial }))
         });
         Ok(Some(others.collect()))
     }
@@ -318,10 +328,10 @@ impl Service {
     pub(super) async fn tell_latest(&self, conn: &mut Conn<'_>) -> Done {
         let question = self.message(conn, SyncLatest::decode).await?;
         let (name, ip) = (&question.name, conn.peer().ip());
-        if !is_appender(name) && !name.is_metadata() {
+        if !is_mutable(name) {
             return Err(Status::EINVAL.into());
         }
-        self.silent.heard(ip);
+        self.hears(ip);
         let began = Instant::now();
         let mut held = self.names.hold(name, TURN).await.inspect_err(|_| self.names.wish(name))?;
         let here = match self.last_change(name) {
@@ -370,14 +380,26 @@ impl Service {
 
     /// A storage has connected to push here, and has said who it is. What it took while it did not push has not come.
     pub(super) fn heard_of(&self, ip: IpAddr) {
-        let is_member =
-            self.members.borrow().iter().any(|(_, m)| m.ip.addr().is_some_and(|at| at == ip.to_canonical()));
-        if is_member {
-            self.silent.heard(ip);
+        if self.hears(ip) {
             self.names.begin_term();
             self.questions.visited();
         }
     }
+
+    /// Whether there is a member at this address: it is there.
+    fn hears(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let is_member = self.members.borrow().iter().any(|(_, m)| m.ip.addr().is_some_and(|at| at == ip));
+        if is_member {
+            self.silent.heard(ip);
+        }
+        is_member
+    }
+}
+
+/// Whether clients change what has such a name: then it is asked about.
+pub(super) fn is_mutable(name: &RemoteName) -> bool {
+    is_appender(name) || name.is_metadata()
 }
 
 async fn ask(other: SocketAddr, question: SyncLatest, dial: Dial) -> Answer {

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::info::is_appender;
+use super::latest::is_mutable;
 use super::record::{Line, logged};
 use super::{Done, Place, Pusher, Refusal, Service, canonical};
 use crate::clock;
@@ -137,7 +138,9 @@ impl Service {
     async fn hold_for_push(&self, conn: &Conn<'_>, name: &RemoteName) -> Result<Held<'_>, Refusal> {
         let mut held = self.names.hold(name, self.settings.patience()).await?;
         held.set_latest(None);
-        self.silent.pushes(conn.peer().ip(), name);
+        if is_mutable(name) {
+            self.silent.pushes(conn.peer().ip(), name);
+        }
         self.not_lost(conn, name).map(|()| held)
     }
 

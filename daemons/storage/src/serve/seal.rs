@@ -139,7 +139,8 @@ impl Service {
     /// Has the members get the metadata of an appender again: where it had its new name already they removed it.
     async fn push_metadata(&self, name: &RemoteName) {
         let Some(metadata) = name.metadata() else { return };
-        let (Ok(place), Ok(_held)) = (self.place(&metadata), self.names.hold(&metadata, self.settings.timeout).await)
+        let (Ok(place), Ok(mut held)) =
+            (self.place(&metadata), self.names.hold(&metadata, self.settings.timeout).await)
         else {
             return;
         };
@@ -148,6 +149,7 @@ impl Service {
         let time = meta.time_of_next(clock::now());
         place.date(&file, time);
         self.record_undone(time, Change::Update, &metadata);
+        held.set_recorded_before(self.binlog.place());
     }
 
     fn log_rename(&self, note: &mut Note, old: &RemoteName, new: &RemoteName) {

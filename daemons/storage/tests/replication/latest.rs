@@ -267,7 +267,7 @@ fn clients_that_never_pause_at_one_member_do_not_shut_out_those_of_another() {
 fn a_silent_member_is_asked_again_about_a_file_that_it_pushes() {
     let mut group = group_of(2, |_| {});
     let mut client = group.client(0);
-    let names = [client.upload_appender(b"one ", "log"), client.upload_appender(b"1 ", "log")];
+    let names = [b"1 ", b"2 ", b"3 "].map(|content| client.upload_appender(content, "log"));
     group.converge("before");
     group.stop(1);
     let listener = TcpListener::bind(group.addr(1)).unwrap();
@@ -286,17 +286,34 @@ fn a_silent_member_is_asked_again_about_a_file_that_it_pushes() {
     let mut peer = Client::connect_from(group.addr(1).ip(), group.addr(0));
     let id = StorageId::new(&group.addr(1).ip().to_string()).unwrap();
     assert_eq!(peer.ask(Command::ReportServerId, &ReportServerId { id }, b"").status, 0);
-    assert_eq!(client.append(&names[0], b"two ").status, 0);
-    assert_eq!(asked(), 1);
-    let head = SyncRangeHead { offset: 8, len: 6, timestamp: 1_900_000_000, group: common::group(), name: names[0] };
-    assert_eq!(peer.ask(Command::SyncAppendFile, &head, b"three ").status, 0);
-    assert_eq!(client.append(&names[1], b"2 ").status, 0);
+    let mut push = |name, content: &[u8]| {
+        let len = content.len() as u64;
+        let head = SyncRangeHead { offset: 2, len, timestamp: 1_900_000_000, group: common::group(), name };
+        peer.ask(Command::SyncAppendFile, &head, content).status
+    };
+    // What it pushes while it is asked comes before all that clients wait for.
+    std::thread::scope(|scope| {
+        let append = |content| {
+            let mut client = group.client(0);
+            assert!(client.is_alive());
+            let name = &names[0];
+            scope.spawn(move || assert_eq!(client.append(name, content).status, 0));
+        };
+        append(b"a ");
+        group.until("it is asked", |_| asked() == 1);
+        append(b"a ");
+        assert_eq!(push(names[0], b"pushed "), 0);
+    });
+    assert_eq!(content(&group, 0, &names[0]), b"1 pushed a a ");
+    assert!(asked() > 0, "it has pushed since");
+    assert_eq!(push(names[1], b"pushed "), 0);
+    assert_eq!(client.append(&names[2], b"a ").status, 0);
     assert_eq!(asked(), 0, "of this file it pushes nothing");
-    assert_eq!(client.append(&names[0], b"four ").status, 0);
-    assert_eq!(asked(), 1);
-    assert_eq!(client.append(&names[0], b"five ").status, 0);
-    assert_eq!(asked(), 0);
-    assert_eq!(content(&group, 0, &names[0]), b"one two three four five ");
+    for questions in [1, 0] {
+        assert_eq!(client.append(&names[1], b"a ").status, 0);
+        assert_eq!(asked(), questions);
+    }
+    assert_eq!(content(&group, 0, &names[1]), b"2 pushed a a ");
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Service {
                 // keeps that.
                 let change = Change::Modify { offset: head.offset, len: head.len.min(old.size - head.offset) };
                 self.record_undone(old.mtime, change, &head.name);
+                held.set_recorded_before(self.binlog.place());
             }
             return Err(refusal);
         }
