@@ -40,7 +40,7 @@ use super::info::is_appender;
 use super::{Done, Membership, Refusal, Service};
 use crate::clock;
 use crate::disk::dir::{self, Meta};
-use crate::names::Held;
+use crate::names::{Held, Term};
 use crate::net::Conn;
 use crate::silent::{LET_GO, Turn};
 use crate::thread;
@@ -107,6 +107,17 @@ struct Last {
     is_here: bool,
 }
 
+/// The other members, as they are to be asked.
+struct Others {
+    /// Where they are, and how to connect to each.
+    asked: Vec<(SocketAddr, Dial)>,
+    /// One that was found silent, and may push in this moment.
+    awaited: Option<SocketAddr>,
+    /// From before anybody is asked.
+    term: Term,
+    lapses: u64,
+}
+
 /// What comes of asking one member.
 enum Answer {
     /// It has nothing later, or is not there.
@@ -163,11 +174,19 @@ impl Service {
         name: &RemoteName,
         asking: &mut Asking,
     ) -> Result<Option<Wait>, Status> {
+        if !is_mutable(name) {
+            // It will turn out that it cannot be changed.
+            return Ok(None);
+        }
         let here = match self.last_change(name)? {
             // There is nothing to change.
             None if !name.is_metadata() => return Ok(None),
             here => here.unwrap_or_default(),
         };
+        let others = self.others(name)?;
+        if let Some(silent) = others.as_ref().and_then(|others| others.awaited) {
+            return Ok(Some(Wait::silent(silent)));
+        }
         let patience = self.settings.patience() + self.settings.timeout / 8;
         let left = || patience.saturating_sub(asking.began.elapsed());
         let is_looked_at = asking
@@ -178,7 +197,7 @@ impl Service {
             asking.looked = Some((here, self.look(held, name, here, ANSWER.min(left())).await?, at));
         }
         let crc32 = asking.looked.filter(|(last, ..)| *last == here).and_then(|(_, crc32, _)| crc32);
-        let asked = self.ask(held, name, here, crc32);
+        let asked = self.ask(held, name, here, crc32, others);
         // It is found out once who does not answer.
         if !std::mem::replace(&mut asking.has_asked, true) {
             return asked.await;
@@ -197,8 +216,12 @@ impl Service {
         name: &RemoteName,
         before: &Meta,
     ) -> Result<(), Status> {
+        if !is_mutable(name) || held.is_latest() {
+            return Ok(());
+        }
         let here = Last { changed: before.mtime, size: before.size, is_here: true };
-        match self.ask(held, name, here, None).await? {
+        let others = self.others(name)?;
+        match self.ask(held, name, here, None, others).await? {
             None | Some(Wait { silent: true, .. }) => Ok(()),
             Some(Wait { reason, .. }) => {
                 warn!("{name} is not changed: {reason}");
@@ -225,32 +248,23 @@ impl Service {
         }
     }
 
-    /// Asks the other members, unless it is known that none has a later change than this one; says why, if it has to wait.
+    /// Asks these members whether they have a later change than this one; says why, if it has to wait.
     async fn ask(
         &self,
         held: &mut Held<'_>,
         name: &RemoteName,
         here: Last,
         crc32: Option<u32>,
+        others: Option<Others>,
     ) -> Result<Option<Wait>, Status> {
-        // Of others it will turn out that they cannot be changed.
-        if !is_mutable(name) || held.is_latest() {
-            return Ok(None);
-        }
-        let term = self.names.term();
-        let Some(others) = self.others()? else {
+        let Some(others) = others else {
             return Ok(Some("no tracker has said which members there are".to_owned().into()));
         };
-        let turns: Vec<_> = others.iter().map(|(other, _)| self.silent.turn(*other, name)).collect();
-        if let Some(((other, _), _)) = others.iter().zip(&turns).find(|(_, turn)| **turn == Turn::Wait) {
-            return Ok(Some(Wait::silent(*other)));
-        }
-        let others = others.into_iter().zip(turns).filter(|(_, turn)| *turn == Turn::Ask);
         let Last { changed, size, .. } = here;
         let question = SyncLatest { asker: self.membership()?.id, changed, size, crc32, name: *name };
         let mut same_at = changed;
         let (began, mut asked) = (Instant::now(), JoinSet::new());
-        for ((other, dial), _) in others {
+        for (other, dial) in others.asked {
             asked.spawn(async move { (other, ask(other, question, dial).await) });
         }
         let (mut wait, mut silent) = (None, None);
@@ -261,6 +275,10 @@ impl Service {
                 Ok((_, Answer::Nothing)) => {}
                 Ok((_, Answer::Same(at))) => same_at = same_at.max(at),
                 Ok((other, Answer::Foreign)) => self.silent.note_foreign(other),
+                Ok((_, Answer::Silent)) if self.names.lapses() != others.lapses => {
+                    // It may have answered.
+                    wait = Some("this member stood still while it asked others".to_owned().into());
+                }
                 Ok((other, Answer::Silent)) => {
                     self.silent.note(other, name, began);
                     silent = Some(Wait::silent(other));
@@ -274,7 +292,7 @@ impl Service {
             if same_at > changed {
                 self.take_time(name, here, same_at)?;
             }
-            held.set_latest(Some(term));
+            held.set_latest(Some(others.term));
         }
         Ok(wait)
     }
@@ -292,23 +310,30 @@ impl Service {
         })
     }
 
-    /// Where the members are, this one left out, and how to connect to each; `None` while that is not known.
-    fn others(&self) -> Result<Option<Vec<(SocketAddr, Dial)>>, Status> {
+    /// Whom to ask about this file; `None` while it is not known which members there are.
+    fn others(&self, name: &RemoteName) -> Result<Option<Others>, Status> {
+        let (term, lapses) = (self.names.term(), self.names.lapses());
+        let mut others = Others { asked: Vec::new(), awaited: None, term, lapses };
         let Membership { id: me, alone, .. } = self.membership()?;
         let members = self.members.borrow();
         if !alone && members.get(me).is_none() {
             return Ok(None);
         }
-        let others = members.iter().filter(|(id, _)| *id != me).filter_map(|(_, member)| {
+        for (_, member) in members.iter().filter(|(id, _)| *id != me) {
             let connect = match member.status {
-                StorageStatus::None | StorageStatus::Deleted | StorageStatus::IpChanged => return None,
+                StorageStatus::None | StorageStatus::Deleted | StorageStatus::IpChanged => continue,
                 StorageStatus::Active => self.settings.dial.connect.min(ANSWER),
                 _ => CONNECT_AWAY,
             };
-            let at = SocketAddr::new(member.ip.addr()?.to_canonical(), member.port);
-            Some((at, Dial { connect, answer: ANSWER, ..self.settings.dial }))
-        });
-        Ok(Some(others.collect()))
+            let Some(ip) = member.ip.addr() else { continue };
+            let at = SocketAddr::new(ip.to_canonical(), member.port);
+            match self.silent.turn(at, name) {
+                Turn::Ask => others.asked.push((at, Dial { connect, answer: ANSWER, ..self.settings.dial })),
+                Turn::Wait => others.awaited = Some(at),
+                Turn::PassOver => {}
+            }
+        }
+        Ok(Some(others))
     }
 
     /// The last change of a file, of metadata also its removal; `None` if nothing is known of it.
@@ -389,7 +414,8 @@ impl Service {
     /// Whether there is a member at this address: it is there.
     fn hears(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        let is_member = self.members.borrow().iter().any(|(_, m)| m.ip.addr().is_some_and(|at| at == ip));
+        let is_member =
+            self.members.borrow().iter().any(|(_, m)| m.ip.addr().is_some_and(|at| at.to_canonical() == ip));
         if is_member {
             self.silent.heard(ip);
         }
