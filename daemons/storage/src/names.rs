@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fdfs_protocol::{RemoteName, Status};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -76,8 +76,6 @@ struct Wish {
 #[derive(Debug, Default)]
 struct Terms {
     number: u64,
-    /// How many ended since a worker stood still.
-    lapses: u64,
     /// When each worker was seen to run.
     seen: Vec<Instant>,
 }
@@ -85,9 +83,7 @@ struct Terms {
 impl Terms {
     /// Whoever stands still longer than a member waits for an answer is passed over, and may still change files then.
     fn lapse(&mut self, seen: Instant, now: Instant) {
-        let lapsed = u64::from(now.saturating_duration_since(seen) > LAPSE);
-        self.number += lapsed;
-        self.lapses += lapsed;
+        self.number += u64::from(now.saturating_duration_since(seen) > LAPSE);
     }
 }
 
@@ -151,21 +147,12 @@ impl Names {
 
     /// The present term. While a worker stands still, each is over at once.
     pub fn term(&self) -> Term {
-        Term(self.terms().number)
-    }
-
-    /// How many terms have ended since a worker stood still; while one does, each call ends one.
-    pub fn lapses(&self) -> u64 {
-        self.terms().lapses
-    }
-
-    fn terms(&self) -> MutexGuard<'_, Terms> {
         let mut terms = self.terms.lock();
         let now = Instant::now();
         if let Some(seen) = terms.seen.iter().min().copied() {
             terms.lapse(seen, now);
         }
-        terms
+        Term(terms.number)
     }
 
     /// Begins another term: this member, or one that pushes here, was away.
@@ -443,13 +430,8 @@ mod tests {
         tick(&[0, 1]);
         hold(2).await.set_latest(Some(names.term()));
         tokio::time::advance(LAPSE + Duration::from_millis(1)).await;
-        let before = names.lapses();
         tick(&[0, 1]);
         assert!(!hold(2).await.is_latest(), "all stood still");
-        let stood_still = names.lapses();
-        assert!(stood_still > before);
-        names.begin_term();
-        assert_eq!(names.lapses(), stood_still, "others were away");
     }
 
     #[tokio::test(start_paused = true)]

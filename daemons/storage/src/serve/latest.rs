@@ -24,6 +24,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use fdfs_protocol::binlog::Origin;
@@ -47,6 +48,9 @@ use crate::thread;
 
 /// Longest wait for another member's answer: what that takes to find one, and as long as it may stand still without noticing.
 pub(crate) const ANSWER: Duration = Duration::from_secs(3);
+
+/// Of a connection or answer: [`ANSWER`] is the limit for both.
+const UNTIMED: Duration = Duration::from_secs(3600);
 
 /// Who is asked answers by then.
 const FOUND: Duration = Duration::from_secs(1);
@@ -115,7 +119,10 @@ struct Others {
     awaited: Option<SocketAddr>,
     /// From before anybody is asked.
     term: Term,
-    lapses: u64,
+}
+
+fn awaits(others: &Option<Others>) -> Option<Wait> {
+    others.as_ref()?.awaited.map(Wait::silent)
 }
 
 /// What comes of asking one member.
@@ -183,9 +190,9 @@ impl Service {
             None if !name.is_metadata() => return Ok(None),
             here => here.unwrap_or_default(),
         };
-        let others = self.others(name)?;
-        if let Some(silent) = others.as_ref().and_then(|others| others.awaited) {
-            return Ok(Some(Wait::silent(silent)));
+        // What a silent member pushes is not held up by a look.
+        if let Some(wait) = awaits(&self.others(name)?) {
+            return Ok(Some(wait));
         }
         let patience = self.settings.patience() + self.settings.timeout / 8;
         let left = || patience.saturating_sub(asking.began.elapsed());
@@ -197,6 +204,10 @@ impl Service {
             asking.looked = Some((here, self.look(held, name, here, ANSWER.min(left())).await?, at));
         }
         let crc32 = asking.looked.filter(|(last, ..)| *last == here).and_then(|(_, crc32, _)| crc32);
+        let others = self.others(name)?;
+        if let Some(wait) = awaits(&others) {
+            return Ok(Some(wait));
+        }
         let asked = self.ask(held, name, here, crc32, others);
         // It is found out once who does not answer.
         if !std::mem::replace(&mut asking.has_asked, true) {
@@ -275,10 +286,6 @@ impl Service {
                 Ok((_, Answer::Nothing)) => {}
                 Ok((_, Answer::Same(at))) => same_at = same_at.max(at),
                 Ok((other, Answer::Foreign)) => self.silent.note_foreign(other),
-                Ok((_, Answer::Silent)) if self.names.lapses() != others.lapses => {
-                    // It may have answered.
-                    wait = Some("this member stood still while it asked others".to_owned().into());
-                }
                 Ok((other, Answer::Silent)) => {
                     self.silent.note(other, name, began);
                     silent = Some(Wait::silent(other));
@@ -292,7 +299,7 @@ impl Service {
             if same_at > changed {
                 self.take_time(name, here, same_at)?;
             }
-            held.set_latest(Some(others.term));
+            held.set_latest(others.awaited.is_none().then_some(others.term));
         }
         Ok(wait)
     }
@@ -312,8 +319,7 @@ impl Service {
 
     /// Whom to ask about this file; `None` while it is not known which members there are.
     fn others(&self, name: &RemoteName) -> Result<Option<Others>, Status> {
-        let (term, lapses) = (self.names.term(), self.names.lapses());
-        let mut others = Others { asked: Vec::new(), awaited: None, term, lapses };
+        let mut others = Others { asked: Vec::new(), awaited: None, term: self.names.term() };
         let Membership { id: me, alone, .. } = self.membership()?;
         let members = self.members.borrow();
         if !alone && members.get(me).is_none() {
@@ -322,13 +328,13 @@ impl Service {
         for (_, member) in members.iter().filter(|(id, _)| *id != me) {
             let connect = match member.status {
                 StorageStatus::None | StorageStatus::Deleted | StorageStatus::IpChanged => continue,
-                StorageStatus::Active => self.settings.dial.connect.min(ANSWER),
+                StorageStatus::Active => UNTIMED,
                 _ => CONNECT_AWAY,
             };
             let Some(ip) = member.ip.addr() else { continue };
             let at = SocketAddr::new(ip.to_canonical(), member.port);
             match self.silent.turn(at, name) {
-                Turn::Ask => others.asked.push((at, Dial { connect, answer: ANSWER, ..self.settings.dial })),
+                Turn::Ask => others.asked.push((at, Dial { connect, answer: UNTIMED, ..self.settings.dial })),
                 Turn::Wait => others.awaited = Some(at),
                 Turn::PassOver => {}
             }
@@ -429,17 +435,25 @@ pub(super) fn is_mutable(name: &RemoteName) -> bool {
 }
 
 async fn ask(other: SocketAddr, question: SyncLatest, dial: Dial) -> Answer {
-    let answer = async {
+    let mut answer = pin!(async {
         let mut link = Link::connect([other], dial).await?;
         let same_at = link.ask_for(Command::SyncLatest, &question, SyncLatest::decode_answer).await?;
         link.quit().await;
         Ok::<_, LinkError>(same_at)
-    };
-    let error = match timeout(ANSWER, answer).await {
-        Ok(Ok(None)) => return Answer::Nothing,
-        Ok(Ok(Some(time))) => return Answer::Same(time),
-        Ok(Err(e)) => e,
-        Err(_) => LinkError::Io(io::ErrorKind::TimedOut.into()),
+    });
+    let mut answered = None;
+    // In parts: if this member stands still for longer than that, it is one of them only.
+    for _ in 0..3 {
+        if let Ok(answer) = timeout(ANSWER / 3, &mut answer).await {
+            answered = Some(answer);
+            break;
+        }
+    }
+    let error = match answered {
+        Some(Ok(None)) => return Answer::Nothing,
+        Some(Ok(Some(time))) => return Answer::Same(time),
+        Some(Err(e)) => e,
+        None => LinkError::Io(io::ErrorKind::TimedOut.into()),
     };
     debug!("{}: {other} does not say that it has nothing later: {error}", question.name);
     match &error {
