@@ -186,6 +186,20 @@ fn a_restart_does_not_ask_for_a_source_again() {
 }
 
 #[test]
+fn who_waits_for_old_files_tells_again_who_is_to_give_them() {
+    let source = SyncNotify { source: StorageId::new("10.0.0.9").unwrap(), until: 1234 };
+    let double = Double::start(move |s| (s.1 == Command::StorageSyncDestReq).then(|| (0, encoded(&source))));
+    let f = Fixture::with(with_tracker(&double));
+    // Not only when it joins.
+    let told = double.wait("told twice", |all| {
+        let notes: Vec<_> = all.iter().filter(|s| s.1 == Command::StorageSyncNotify).cloned().collect();
+        (notes.len() >= 2).then_some(notes)
+    });
+    assert!(told.iter().all(|s| s.0 == told[0].0 && SyncNotify::decode(&s.2).unwrap() == source));
+    drop(f);
+}
+
+#[test]
 fn a_source_that_is_deleted_is_replaced_only_if_it_was_not_done() {
     for complete in [true, false] {
         let source = SyncNotify { source: StorageId::new("10.0.0.9").unwrap(), until: 1234 };

@@ -37,6 +37,9 @@ pub const VERSION: &str = "6.16.1";
 /// Pause before a connection that broke is made again.
 const RECONNECT: Duration = Duration::from_secs(1);
 
+/// While the old files do not come, trackers are told so often who is to give them.
+const REMIND: Duration = Duration::from_secs(10);
+
 /// What the sessions with all trackers share.
 #[derive(Debug)]
 pub struct Cluster {
@@ -289,6 +292,16 @@ impl Cluster {
         }
     }
 
+    /// Tells a tracker again who is to give us the old files: it forgets a source that was asked about while it was itself
+    /// without them, or beginning anew.
+    async fn remind(&self, index: usize, link: &mut Link) -> Result<(), End> {
+        let status = self.seats.lock().get(index).and_then(|seat| seat.status);
+        match status.filter(|status| matches!(status, StorageStatus::WaitSync | StorageStatus::Syncing)) {
+            Some(status) if !self.init.get().sync_src_server.is_none() => self.notify(index, link, status).await,
+            _ => Ok(()),
+        }
+    }
+
     async fn save(&self, change: impl FnOnce(&mut fdfs_protocol::datafile::InitFlag) + Send + 'static) {
         if let Err(e) = self.init.update_later(change).await {
             warn!("{e}");
@@ -300,6 +313,8 @@ impl Cluster {
         let mut reported = Reported { stat: None, applied: 0 };
         // Taken before the clock starts: the first tick, which comes at once, is the first beat.
         let (mut beat_at, mut disk_at) = (Instant::now(), Instant::now());
+        let remind = REMIND.min(self.config.heart_beat_interval);
+        let mut remind_at = Instant::now() + remind;
         let mut ticks = interval(Duration::from_secs(1).min(self.config.heart_beat_interval));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -314,6 +329,10 @@ impl Cluster {
                     self.report_disk(index, link).await?;
                     self.seat(index, |seat| seat.knows_disks = true);
                     self.consider_active();
+                }
+                if now >= remind_at {
+                    remind_at = now + remind;
+                    self.remind(index, link).await?;
                 }
                 self.settle_status(index, link).await
             };
