@@ -15,9 +15,8 @@
 //!
 //! A member that cannot be reached or does not answer is passed over ([`Silent`](crate::silent::Silent)), so that the group
 //! goes on without it, unless it pushes changes of that file itself: before it is passed over the name is let go for a moment,
-//! for these. It asks before
-//! its next change, since its term is over by then, as a rule: it has stood still, joins a tracker again, cannot push, or is
-//! pushed to over a new connection.
+//! for these. It asks before its next change, since its term is over by then, as a rule: it has stood still, joins a tracker
+//! again, cannot push, or is pushed to over a new connection.
 //!
 //! [`Names::term`]: crate::names::Names::term
 //! [`Names::wish`]: crate::names::Names::wish
